@@ -1,0 +1,27 @@
+"""Where a run leaves what is not an artifact, and the environment of every process we start."""
+
+import os
+from pathlib import Path
+
+STATE = Path(".state")
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "DVC_STUDIO_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def quiet() -> None:
+    """Switch telemetry off for this process and its children; what the caller set stays."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def tracking_uri() -> str:
+    """Return where MLflow keeps its runs: `MLFLOW_TRACKING_URI`, or SQLite below `.state`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(STATE / 'mlflow' / 'mlflow.db').resolve()}"

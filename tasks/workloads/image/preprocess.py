@@ -1,0 +1,60 @@
+"""Encoded image to network input: the one definition, in DALI, for training, evaluation and the server.
+
+`package` copies this file into the model repository, so it imports nothing of this project.
+"""
+
+from typing import Any
+
+
+def decode(encoded: Any, spec: dict[str, Any], device: str = "cpu") -> Any:
+    """Decode JPEG, PNG, BMP... and resize: (bytes,) -> HWC uint8 of `image_size` x `image_size` x `channels`.
+
+    A CUDA device decodes with `mixed` operators (bytes on the host, pixels on the GPU).
+    """
+    from nvidia.dali import fn, types
+
+    colours = {1: types.GRAY, 3: types.RGB}[spec["channels"]]
+    image = fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", output_type=colours)
+    size = spec["image_size"]
+    return fn.resize(image, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def normalise(image: Any, spec: dict[str, Any], mirror: Any = 0) -> Any:
+    """HWC uint8 -> CHW float32 with the training set's mean and std (0..255 scale, per channel) taken out."""
+    from nvidia.dali import fn, types
+
+    return fn.crop_mirror_normalize(
+        image, dtype=types.FLOAT, output_layout="CHW", mean=spec["mean"], std=spec["std"], mirror=mirror
+    )
+
+
+def preprocess(encoded: Any, spec: dict[str, Any], device: str = "cpu") -> Any:
+    """(bytes,) -> CHW float32, exactly what the network saw in training, without augmentation."""
+    return normalise(decode(encoded, spec, device), spec)
+
+
+def serving_pipeline(spec: dict[str, Any], batch_size: int, threads: int = 1, device: str = "cpu") -> Any:
+    """Return a built pipeline that is fed 1-D uint8 arrays as `image` (at most `batch_size`) and gives CHW float32."""
+    from nvidia.dali import Pipeline, fn, types
+
+    pipeline = Pipeline(
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=0 if device == "gpu" else None,
+        prefetch_queue_depth=1,
+        exec_pipelined=False,
+        exec_async=False,
+    )
+    with pipeline:
+        encoded = fn.external_source(name="image", dtype=types.UINT8, ndim=1)
+        pipeline.set_outputs(preprocess(encoded, spec, device))
+    pipeline.build()
+    return pipeline
+
+
+def run(pipeline: Any, images: list[bytes]) -> Any:
+    """Preprocess encoded images with a `serving_pipeline`: list of bytes -> NCHW float32 numpy array."""
+    import numpy as np
+
+    pipeline.feed_input("image", [np.frombuffer(data, np.uint8) for data in images])
+    return np.array(pipeline.run()[0].as_array())
