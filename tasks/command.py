@@ -1,6 +1,6 @@
 """Turn a stage function into a command: wiring from the command line, knobs from its own section of params.yaml.
 
-    python -m tasks.command STAGE PIPELINE --wiring path ...
+python -m tasks.command STAGE PIPELINE --wiring path ...
 """
 
 import argparse

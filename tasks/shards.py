@@ -19,7 +19,10 @@ def write(folder: Path, split: str, samples: Iterable[tuple[bytes, int]], shard_
     for data, label in samples:
         if count % shard_size == 0:
             close(shard, index)
-            shard, index = tarfile.open(folder / f"{split}-{count // shard_size:05d}.tar", "w"), []
+            shard, index = (
+                tarfile.open(folder / f"{split}-{count // shard_size:05d}.tar", "w", format=tarfile.USTAR_FORMAT),
+                [],
+            )
         assert shard is not None
         components = []
         for suffix, payload in zip(SUFFIXES, (data, struct.pack("<i", label)), strict=True):

@@ -1,0 +1,191 @@
+"""deploy: put a package on the live server, prove it there and leave a receipt; or leave all as it was and say why."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tritonclient.utils import InferenceServerException
+
+from flows import golden, live, repository
+from flows.refusal import Refused
+from flows.serving import address
+from tasks import atomic, shards
+from tasks.interval import wilson
+from tasks.package import digest, models
+from tasks.settings import STATE
+
+RECEIPTS = STATE / "triton" / "live"
+
+
+class Knobs(BaseModel):
+    """The deploy section of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    max_score_difference: Annotated[float, Field(ge=0, le=1)]
+
+
+@flow(name="deploy", flow_run_name="deploy-{pipeline}")
+def deploy(pipeline: str) -> dict[str, Any]:
+    """Return the receipt of what is live now: this package, proved on the golden batch and scored on the test set.
+
+    Raises `Refused` where a gate does not let it pass. Where this very package is live and answers, nothing is done.
+    """
+    facts, bound = gate(pipeline), knobs(pipeline).max_score_difference
+    with alone():
+        client = live.connect()
+        batch = golden.read(package(pipeline), pipeline, classes(pipeline))
+        receipt = read_receipt(pipeline)
+        if receipt and receipt["sha256"] == facts["sha256"] and is_live(client, pipeline, batch, bound):
+            return receipt
+        receipt = replace(client, pipeline, batch, bound, facts)
+    from tasks.record import promote
+
+    promote(pipeline, receipt)
+    return receipt
+
+
+def gate(pipeline: str) -> dict[str, Any]:
+    """Return package.json of a package that may go live; `Refused` gives every reason why it may not."""
+    trained = read_json(Path("metrics", "train", f"{pipeline}.json"))
+    facts = read_json(package(pipeline) / "package.json")
+    reasons = []
+    if not trained["reached"]:
+        reasons.append(f"train: the target of {trained['target']} was not reached on {trained['n']} validation images")
+    if facts["engine"] is None:
+        reasons += [f"select: {reason}" for reason in facts["reasons"]]
+    if reasons:
+        raise Refused(reasons)
+    if digest(package(pipeline) / "repository") != facts["sha256"]:
+        raise ValueError(f"{package(pipeline)}: not the bytes that package.json names; run the package stage again")
+    return facts
+
+
+def knobs(pipeline: str) -> Knobs:
+    """Return the deploy section of a pipeline; `ValueError` names the knob that is wrong."""
+    try:
+        return Knobs.model_validate(yaml.safe_load(Path("params.yaml").read_text())["pipelines"][pipeline]["deploy"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["pipelines", pipeline, "deploy", *map(str, first["loc"])])
+        raise ValueError(f"params.yaml: {where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def package(pipeline: str) -> Path:
+    """Return where the package stage leaves a pipeline's package."""
+    return Path("models", "package", pipeline)
+
+
+def classes(pipeline: str) -> list[str]:
+    """Return the class names of the packaged pipeline."""
+    return list(read_json(package(pipeline) / "repository" / pipeline / "1" / "spec.json")["classes"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a fact that a stage left; `ValueError` where it did not run."""
+    if not path.exists():
+        raise ValueError(f"{path}: not there; run the pipeline first")
+    return dict(json.loads(path.read_text()))
+
+
+def read_receipt(pipeline: str) -> dict[str, Any] | None:
+    """Return what the last deploy left, if there was one."""
+    path = RECEIPTS / f"{pipeline}.json"
+    return read_json(path) if path.exists() else None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the one lock of all deploys: two loads at once can hang the server."""
+    RECEIPTS.mkdir(parents=True, exist_ok=True)
+    with (RECEIPTS.parent / "deploy.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{file.name}: another deploy is under way; wait for its end") from None
+        yield
+
+
+def is_live(client: Any, pipeline: str, batch: golden.Golden, bound: float) -> bool:
+    """Tell whether the live server gives the golden answers now."""
+    try:
+        golden.prove(client, pipeline, batch, bound, live.classify)
+    except (InferenceServerException, ValueError):
+        return False
+    return True
+
+
+def replace(client: Any, pipeline: str, batch: golden.Golden, bound: float, facts: dict[str, Any]) -> dict[str, Any]:
+    """Take the live version's place, proved before and after, and leave a receipt; on any error put all back."""
+    before, previous = repository.configurations(pipeline), repository.live_version(pipeline)
+    version = max(repository.versions(pipeline), default=0) + 1
+    older = {v for v in repository.versions(pipeline) if v <= previous}
+    repository.keep(pipeline, older)  # what a deploy that was killed left behind
+    try:
+        stage(client, pipeline, version)
+        prove(client, pipeline, batch, bound, live.classify_with(version))
+        switch(client, pipeline, version)
+        proof = prove(client, pipeline, batch, bound, live.classify)
+        served = score(client, pipeline)
+    except BaseException:
+        restore(client, pipeline, before, older)
+        raise
+    repository.keep(pipeline, {previous, version})
+    receipt = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
+    receipt |= served | {"golden": proof, "url": f"http://{address('http')}/v2/models/{pipeline}/infer"}
+    atomic.write_json(RECEIPTS / f"{pipeline}.json", receipt)
+    return receipt
+
+
+@task(cache_policy=NO_CACHE)
+def stage(client: Any, pipeline: str, version: int) -> None:
+    """Load a new version of the parts beside the live one."""
+    repository.stage(package(pipeline) / "repository", pipeline, version)
+    for model in models(pipeline)[:2]:
+        live.load(client, model)
+
+
+@task(cache_policy=NO_CACHE)
+def prove(client: Any, pipeline: str, batch: golden.Golden, bound: float, classify: live.Classify) -> dict[str, Any]:
+    """Replay the golden batch."""
+    return golden.prove(client, pipeline, batch, bound, classify)
+
+
+@task(cache_policy=NO_CACHE)
+def switch(client: Any, pipeline: str, version: int) -> None:
+    """Move all requests to a version that is loaded and proved."""
+    repository.pin(package(pipeline) / "repository", pipeline, version)
+    live.load(client, pipeline)
+
+
+@task(cache_policy=NO_CACHE)
+def score(client: Any, pipeline: str) -> dict[str, Any]:
+    """Classify the whole test set through the live server: accuracy with its 95 % interval."""
+    images, labels = zip(*shards.read(Path("data", "prepare", pipeline), "test"), strict=True)
+    answers, _ = live.classify_all(client, pipeline, images, live.classify)
+    names = classes(pipeline)
+    correct = sum(answer == names[label] for answer, label in zip(answers, labels, strict=True))
+    low, high = wilson(correct, len(labels))
+    return {"served_accuracy": correct / len(labels), "n": len(labels), "low": low, "high": high}
+
+
+def restore(client: Any, pipeline: str, before: repository.Files, older: set[int]) -> None:
+    """Bring the version back that was live: its ensemble first, then nothing but older versions of the parts."""
+    preprocess, tensor, ensemble = models(pipeline)
+    repository.put_back(before)
+    bring = live.load if older else live.unload
+    bring(client, ensemble)
+    repository.keep(pipeline, older)
+    bring(client, preprocess)
+    bring(client, tensor)
+
+
+def example(pipeline: str) -> Path:
+    """Write a picture that people can send to the live server to .state/examples; return where."""
+    return golden.example(package(pipeline), pipeline)

@@ -1,0 +1,64 @@
+"""The golden batch: held-out pictures whose answers the live server has to give exactly."""
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows import live
+from tasks.package import models
+from tasks.settings import STATE
+
+EXAMPLES = STATE / "examples"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Encoded pictures, and what the packaged engine itself says of their prepared tensors."""
+
+    images: list[bytes]
+    labels: list[str]
+    scores: Any
+
+
+def read(package: Path, pipeline: str, classes: list[str]) -> Golden:
+    """Read a package's golden batch, and score its tensors with the packaged engine, without the server."""
+    import onnxruntime
+    from safetensors.numpy import load_file
+
+    model = package / "repository" / models(pipeline)[1] / "1" / "model.onnx"
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"input": load_file(package / "golden" / "golden.safetensors")["input"]})
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    labels = [classes[i] for i in logits.argmax(axis=1)]
+    return Golden(images(package), labels, powers / powers.sum(axis=1, keepdims=True))
+
+
+def images(package: Path) -> list[bytes]:
+    """Return the golden batch's encoded pictures, in the order of their names."""
+    with tarfile.open(package / "golden" / "golden.tar") as tar:
+        files = [tar.extractfile(name) for name in sorted(tar.getnames())]
+        return [file.read() for file in files if file is not None]
+
+
+def prove(client: Any, pipeline: str, golden: Golden, bound: float, classify: live.Classify) -> dict[str, Any]:
+    """Replay the golden batch and return how it went; `ValueError` where a label or a score is not as it should be."""
+    labels, scores = live.classify_all(client, pipeline, golden.images, classify)
+    equal = sum(a == b for a, b in zip(labels, golden.labels, strict=True))
+    difference = float(np.abs(scores - golden.scores).max())
+    if equal < len(labels) or not difference <= bound:
+        raise ValueError(
+            f"{pipeline}: the server's golden batch is not the engine's: {equal} of {len(labels)} labels are equal, "
+            f"scores differ by up to {difference:.2g} (deploy.max_score_difference: {bound:g})"
+        )
+    return {"n": len(labels), "labels_equal": equal, "max_score_difference": difference}
+
+
+def example(package: Path, pipeline: str) -> Path:
+    """Write the first golden picture to .state/examples, for people to send; return where."""
+    path = EXAMPLES / f"{pipeline}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(images(package)[0])
+    return path

@@ -1,0 +1,151 @@
+"""The inference server: set up below .state/serving, and the command line that starts it."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from tasks.settings import STATE
+
+SERVER = "nvidia-pytriton==0.7.0"  # Triton 2.51 as a wheel; it wants numpy<2, so it never enters our own environment
+LOCK = Path("infra/serving/requirements.lock")
+SERVING = STATE / "serving"
+ENVIRONMENT = SERVING / "env"
+STAMP = SERVING / "installed"
+MODELS = STATE / "triton" / "models"
+HOST = "127.0.0.1"
+PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+LIBPYTHON = f"libpython{PYTHON}.so.1.0"
+
+
+def install() -> None:
+    """Leave the server and the environment of its models in .state/serving; where that is done, do nothing."""
+    wanted = hashlib.sha256(f"{SERVER} {sys.version} {sys.base_prefix}\n{LOCK.read_text()}".encode()).hexdigest()
+    if STAMP.exists() and STAMP.read_text() == wanted:
+        return
+    SERVING.mkdir(parents=True, exist_ok=True)
+    STAMP.unlink(missing_ok=True)
+    install_environment()
+    install_server()
+    install_libpython()
+    STAMP.write_text(wanted)
+
+
+def install_environment() -> None:
+    """Make the models' own environment: this server silently hands them wrong inputs under numpy 2."""
+    uv("venv", "--clear", "--relocatable", "--python", sys.executable, str(ENVIRONMENT))
+    uv("pip", "install", "--python", str(ENVIRONMENT), "-r", str(LOCK))
+
+
+def install_server() -> None:
+    """Unpack the server's wheel aside, and gather the backend that runs our models out of links into it."""
+    shutil.rmtree(SERVING / "triton", ignore_errors=True)
+    shutil.rmtree(SERVING / "backends", ignore_errors=True)
+    target = str(SERVING / "triton")
+    uv("pip", "install", "--python", str(ENVIRONMENT), "--no-deps", "--target", target, SERVER)
+    server = Path("triton", "pytriton", "tritonserver")
+    stub = server / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
+    library, utilities = (
+        server / "backends" / "python" / n for n in ("libtriton_python.so", "triton_python_backend_utils.py")
+    )
+    backend = SERVING / "backends" / "python"
+    backend.mkdir(parents=True)
+    for part in (stub, library, utilities):
+        (backend / part.name).symlink_to(Path("..", "..", part))
+    for program in (stub, server / "bin" / "tritonserver"):
+        (SERVING / program).chmod(0o755)
+
+
+def uv(*arguments: str) -> None:
+    """Run uv quietly, with pip's extra places to look for wheels; an error says what it said."""
+    program = Path(sys.executable).with_name("uv")
+    if not program.exists():
+        raise ValueError(f"{program}: not there; install it with: {sys.executable} -m pip install uv")
+    places = ",".join(os.environ.get("PIP_FIND_LINKS", "").split())
+    found = {"UV_FIND_LINKS": places} if places else {}
+    done = subprocess.run([program, "--quiet", *arguments], env=found | os.environ, text=True, capture_output=True)
+    if done.returncode:
+        raise ValueError(f"uv {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def install_libpython() -> None:
+    """Unpack Debian's Python library where neither this Python nor the system has one; nothing is installed."""
+    if libpython_folder() is not None or system_has_libpython():
+        return
+    folder, package = SERVING / "libpython", f"libpython{PYTHON}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        subprocess.run(["apt-get", "download", package], cwd=folder, check=True, text=True, capture_output=True)
+        for archive in folder.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", archive, folder], check=True, text=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = str(getattr(error, "stderr", "") or error).strip()
+        raise ValueError(
+            f"{LIBPYTHON} is missing, and {package} can't be fetched ({reason}); install {package}"
+        ) from error
+    if libpython_folder() is None:
+        raise ValueError(f"{package}: the package holds no {LIBPYTHON}; install a shared Python {PYTHON}")
+
+
+def libpython_folder() -> Path | None:
+    """Return where the Python library lies, if it needs naming: this Python's own before an unpacked one."""
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    unpacked = sorted((SERVING / "libpython").glob(f"usr/lib/*/{LIBPYTHON}"))
+    return next((path.parent.resolve() for path in (own / LIBPYTHON, *unpacked) if path.exists()), None)
+
+
+def system_has_libpython() -> bool:
+    """Tell whether the dynamic loader finds the Python library by itself."""
+    program = shutil.which("ldconfig", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        return False
+    known = subprocess.run([program, "-p"], text=True, capture_output=True).stdout
+    return re.search(rf"^\s*{re.escape(LIBPYTHON)} ", known, re.MULTILINE) is not None
+
+
+def address(service: str) -> str:
+    """Return `127.0.0.1:<port>` of `http`, `grpc` or `metrics`; `ValueError` names the variable that is wrong."""
+    name = f"ENGINEWORKS_TRITON_{service.upper()}_PORT"
+    value = os.environ.get(name, str(PORTS[service]))
+    if not value.isdigit() or not 0 < int(value) < 65536:
+        raise ValueError(f"{name} is '{value}': it must be a port, 1 to 65535")
+    return f"{HOST}:{value}"
+
+
+def command() -> list[str]:
+    """Return what starts the server with every deployed model, to be run in the checkout's root.
+
+    Its paths are relative: the server hands them to a shell unquoted, and the checkout's own may hold a space.
+    """
+    MODELS.mkdir(parents=True, exist_ok=True)
+    listen = []
+    for service in PORTS:
+        host, port = address(service).split(":")
+        listen += [f"--{service}-address={host}", f"--{service}-port={port}"]
+    return [
+        str((SERVING / "triton" / "pytriton" / "tritonserver" / "bin" / "tritonserver").resolve()),
+        f"--model-repository={MODELS}",
+        f"--backend-directory={SERVING / 'backends'}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={path.parent.name}" for path in sorted(MODELS.glob("*/config.pbtxt"))),
+        "--exit-on-error=false",  # a model that no longer loads must not take the others down
+        "--exit-timeout-secs=10",
+        "--allow-gpu-metrics=false",
+        *listen,
+    ]
+
+
+def environment() -> dict[str, str]:
+    """Return the server's environment: ours, where its libraries lie, and first on PATH the Python of its models."""
+    folders = [(SERVING / "triton" / "nvidia_pytriton.libs").resolve(), libpython_folder()]
+    libraries = [str(folder) for folder in folders if folder] + os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    return os.environ | {
+        "PATH": f"{(ENVIRONMENT / 'bin').absolute()}:{os.environ.get('PATH', os.defpath)}",
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+    }

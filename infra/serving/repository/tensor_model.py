@@ -1,0 +1,62 @@
+"""`<pipeline>_tensor` inside Triton: network input to class name and scores, with the chosen engine.
+
+`package` copies this file, the engine and spec.json into one version folder; it needs nothing else of the project.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb
+
+
+class TritonPythonModel:
+    """One instance: an ONNX Runtime session that answers all requests of a batch at once."""
+
+    def initialize(self, args):
+        """Load the engine, with as many threads as the model's configuration says."""
+        folder = Path(__file__).parent
+        self.classes = json.loads((folder / "spec.json").read_text())["classes"]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(json.loads(args["model_config"])["parameters"]["threads"]["string_value"])
+        options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+
+    def execute(self, requests):
+        """Answer each request of a batch; only those with a NaN or an infinity are refused."""
+        inputs = [pb.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
+        sound = [bool(np.isfinite(x).all()) for x in inputs]
+        good = [x for x, is_sound in zip(inputs, sound, strict=True) if is_sound]
+        scores = iter(self.score(good))
+        return [answer(next(scores), self.classes) if is_sound else refusal() for is_sound in sound]
+
+    def score(self, inputs):
+        """Run the engine once over several requests: list of NCHW -> list of N x classes, probabilities."""
+        if not inputs:
+            return []
+        (logits,) = self.session.run(["logits"], {"input": np.concatenate(inputs)})
+        ends = np.cumsum([len(x) for x in inputs])[:-1]
+        return np.split(softmax(logits), ends)
+
+
+def softmax(logits):
+    """Logits -> probabilities, float32, each row summing to one."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def answer(scores, classes):
+    """Name the best class of each row and give all its scores."""
+    labels = np.array([[classes[i].encode()] for i in scores.argmax(axis=1)], dtype=object)
+    return pb.InferenceResponse([pb.Tensor("scores", np.ascontiguousarray(scores)), pb.Tensor("label", labels)])
+
+
+def refusal():
+    """Refuse numbers that no picture gives."""
+    sentence = (
+        "the input holds NaN or infinite values: send preprocessed pictures, or send them encoded to the ensemble"
+    )
+    return pb.InferenceResponse(error=pb.TritonError(sentence, pb.TritonError.INVALID_ARG))

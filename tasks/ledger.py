@@ -1,0 +1,144 @@
+"""What a run in MLflow holds: params, metrics, reports, pictures, a nested run per engine, the model."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.champion import register, version_of
+from tasks.mirror import RUN_KEY, log
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+LONGEST_PARAM = 6000  # characters that MLflow takes
+HEADLINES = ("accuracy", "p50_ms", "p99_ms", "images_per_s", "size_bytes")  # of the chosen engine, on the run itself
+TABLE = {
+    "engine": "{}",
+    "accuracy": "{:.4f}",
+    "p50_ms": "{:.2f}",
+    "p99_ms": "{:.2f}",
+    "images_per_s": "{:,.0f}",
+    "size_bytes": "{:,}",
+    "verdict": "{}",
+}
+
+
+def fill(
+    client: "MlflowClient",
+    run: "Run",
+    pipeline: str,
+    params: dict[str, Any],
+    deps: dict[str, Path],
+    found: dict[str, Any],
+    tags: dict[str, str],
+) -> str | None:
+    """Write everything to a run and end it; return its model version, None where no engine was chosen.
+
+    Every step may be repeated after an interruption and leaves nothing twice.
+    """
+    select, stamp = found["select"], run.info.start_time
+    best: dict[str, Any] = next((row for row in select["rows"] if row["engine"] == select["chosen"]), {})
+    metrics = [*scalars(found, stamp), *scalars({name: best.get(name) for name in HEADLINES}, stamp)]
+    log(client, run.info.run_id, metrics, texts(params), tags | {"mlflow.note.content": markdown(select["rows"])})
+    attach(client, run.info.run_id, deps, found)
+    engines: dict[str, Any] = {}
+    for name, report in found.items():
+        if name.startswith("build/"):
+            engines |= report["engines"]
+    nest(client, run, engines, deps["build"], found)
+    number = None
+    if select["chosen"]:
+        own = {"engine": select["chosen"], "sha256": engines[select["chosen"]]["sha256"], RUN_KEY: tags[RUN_KEY]}
+        onnx_file = onnx_of(engines[select["chosen"]], deps)
+        number = version_of(client, pipeline, run.info.run_id) or register(client, pipeline, run, onnx_file, own)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return number
+
+
+def attach(client: "MlflowClient", run_id: str, deps: dict[str, Path], found: dict[str, Any]) -> None:
+    """Store the reports, the training curve and every picture as files of a run."""
+    for name, report in found.items():
+        client.log_text(run_id, json.dumps(report, indent=2, ensure_ascii=False), f"reports/{name}.json")
+    client.log_artifact(run_id, str(deps["train"] / "curves.csv"), "reports/train")
+    for name, path in deps.items():
+        for picture in sorted(path.glob("*.png")):
+            client.log_artifact(run_id, str(picture), f"pictures/{name}")
+
+
+def nest(client: "MlflowClient", run: "Run", engines: dict[str, Any], build: Path, found: dict[str, Any]) -> None:
+    """Leave one nested run per engine, with its properties, numbers and bytes; those of an earlier attempt go."""
+    verdicts = {row["engine"]: row["verdict"] for row in found["select"]["rows"]}
+    parent = {"mlflow.parentRunId": run.info.run_id, "mlflow.source.name": "engineworks"}
+    for old in client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'"):
+        client.delete_run(old.info.run_id)
+    for name, entry in engines.items():
+        tags = parent | {"verdict": verdicts.get(name, "")}
+        child = client.create_run(run.info.experiment_id, run.info.start_time, tags, run_name=name)
+        numbers = {"size_bytes": entry["size_bytes"]}
+        for stage in ("evaluate", "measure"):
+            numbers |= found[stage]["rows"].get(name, {})
+        properties = texts(entry)
+        if "not_measured" in numbers:
+            properties["not_measured"] = numbers["not_measured"]
+        log(client, child.info.run_id, scalars(numbers, run.info.start_time), properties)
+        client.log_artifact(child.info.run_id, str(build / entry["backend"] / entry["file"]))
+        client.set_terminated(child.info.run_id, "FINISHED")
+
+
+def onnx_of(engine: dict[str, Any], deps: dict[str, Path]) -> Path:
+    """Return the ONNX file of an engine: the engine itself, or the file of these bytes that it was built from."""
+    if engine["backend"] == "onnxruntime":
+        return deps["build"] / "onnxruntime" / str(engine["file"])
+    return next(path for path in sorted(deps["quantize"].glob("*.onnx")) if sha256(path) == engine["onnx_sha256"])
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the results as a table that MLflow shows as the run's description."""
+    lines = [" | ".join(TABLE), " | ".join("---" for _ in TABLE)]
+    for row in rows:
+        cells = ("-" if row.get(name) is None else form.format(row[name]) for name, form in TABLE.items())
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def scalars(tree: dict[str, Any], stamp: int) -> "Iterator[Metric]":
+    """Turn the numbers of a tree into metrics named by their path; a yes is 1, a no is 0."""
+    from mlflow.entities import Metric
+
+    for path, value in leaves(tree):
+        if isinstance(value, int | float):
+            name = "/".join(part.replace("/", "_") for part in path if part != "rows")
+            yield Metric(plain(name), float(value), stamp, 0)
+
+
+def texts(tree: dict[str, Any]) -> dict[str, str]:
+    """Turn a tree into params named by their path: `train.target` -> `0.9`."""
+    found = {}
+    for path, value in leaves(tree):
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        found[plain(".".join(path))] = text[:LONGEST_PARAM]
+    return found
+
+
+def leaves(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Walk the ends of a tree of mappings, with the path to each; a list is an end."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*above, str(name)))
+        else:
+            yield (*above, str(name)), value
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def plain(name: str) -> str:
+    """Replace what MLflow does not take in a name."""
+    return re.sub(r"[^\w.\- /]", "_", name)

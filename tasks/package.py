@@ -1,0 +1,171 @@
+"""package: a Triton model repository that holds the chosen engine and every line of code that the server runs."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tasks import atomic
+
+SERVED_BACKEND = "onnxruntime"
+SERVER_CODE = Path(__file__).parents[1] / "infra" / "serving" / "repository"
+WORKLOADS = Path(__file__).parent / "workloads"
+VERSION = "1"
+THREADS = "1"  # as measured: more go to instances
+
+
+def package(
+    pipeline: str,
+    prepare: Path,
+    build: Path,
+    select: Path,
+    out: Path,
+    *,
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)],
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)],
+    instances: Annotated[int, Field(ge=1, le=64)],
+) -> None:
+    """Leave `repository/` (three models), `golden/` and `package.json` in `out`; same inputs give the same bytes.
+
+    Where `select` chose no engine there is no repository, and package.json says why: deploy reads it and refuses.
+    """
+    selected = json.loads(select.read_text())
+    with atomic.folder(out) as folder:
+        if selected["chosen"] is None:
+            atomic.write_json(
+                folder / "package.json", {"pipeline": pipeline, "engine": None, "reasons": reasons(selected)}
+            )
+            print("no engine to package")
+            return
+        engine = engine_of(selected["chosen"], build, select)
+        write_models(folder / "repository", pipeline, prepare / "spec.json", engine)
+        spec = json.loads((prepare / "spec.json").read_text())
+        for config in configurations(pipeline, spec, max_batch_size, max_queue_delay_us, instances):
+            write_config(folder / "repository" / config.name / "config.pbtxt", config)
+        copy([prepare / "golden.tar", prepare / "golden.safetensors"], folder / "golden")
+        facts = {
+            "pipeline": pipeline,
+            "engine": selected["chosen"],
+            "engine_sha256": sha256(engine),
+            "spec_sha256": sha256(prepare / "spec.json"),
+            "sha256": digest(folder / "repository"),
+        }
+        atomic.write_json(folder / "package.json", facts)
+    print(f"{selected['chosen']} packaged as {facts['sha256'][:12]}")
+
+
+def reasons(selected: dict[str, Any]) -> list[str]:
+    """Say of each engine why it was not chosen."""
+    return [f"{row['engine']}: {row['verdict']}" for row in selected["rows"]] or ["no engine was built"]
+
+
+def engine_of(chosen: str, build: Path, select: Path) -> Path:
+    """Return the chosen engine's file; `ValueError` where this server can't run it or its bytes are others."""
+    backend = chosen.split("-")[0]
+    if backend != SERVED_BACKEND:
+        raise ValueError(
+            f"{select}: chosen is '{chosen}', but the server runs {SERVED_BACKEND} engines only; "
+            f"take {backend} out of `backends` in params.yaml"
+        )
+    facts = json.loads((build / backend / "build.json").read_text())["engines"].get(chosen)
+    if facts is None:
+        raise ValueError(f"{build / backend / 'build.json'}: no engine '{chosen}'; run the build stage again")
+    engine = build / backend / facts["file"]
+    if sha256(engine) != facts["sha256"]:
+        raise ValueError(f"{engine}: not the bytes that build.json names; run the build stage again")
+    return engine
+
+
+def write_models(repository: Path, pipeline: str, spec: Path, engine: Path) -> None:
+    """Copy the code, the facts and the engine that the server runs; each version folder is whole in itself."""
+    preprocess, tensor, ensemble = (repository / name / VERSION for name in models(pipeline))
+    modality = json.loads(spec.read_text())["workload"].split("/")[0]
+    copy([spec, WORKLOADS / modality / "preprocess.py"], preprocess)
+    copy([spec], tensor)
+    copy([spec], ensemble)  # an ensemble needs a version folder, and DVC keeps no empty ones
+    shutil.copyfile(SERVER_CODE / "preprocess_model.py", preprocess / "model.py")
+    shutil.copyfile(SERVER_CODE / "tensor_model.py", tensor / "model.py")
+    shutil.copyfile(engine, tensor / "model.onnx")
+
+
+def models(pipeline: str) -> tuple[str, str, str]:
+    """Name a pipeline's models: encoded picture to input, input to scores, and the ensemble of both."""
+    return f"{pipeline}_preprocess", f"{pipeline}_tensor", pipeline
+
+
+def configurations(
+    pipeline: str, spec: dict[str, Any], max_batch_size: int, max_queue_delay_us: int, instances: int
+) -> list[Any]:
+    """Return the three models' configurations as Triton's own messages, so that no field can be misspelt."""
+    image = [("image", "TYPE_STRING", [1])]
+    tensor = [("input", "TYPE_FP32", [spec["channels"], spec["image_size"], spec["image_size"]])]
+    answer = [("label", "TYPE_STRING", [1]), ("scores", "TYPE_FP32", [len(spec["classes"])])]
+    preprocess_name, tensor_name, ensemble_name = models(pipeline)
+    configs = [
+        configuration(preprocess_name, image, tensor, max_batch_size),
+        configuration(tensor_name, tensor, answer, max_batch_size),
+        configuration(ensemble_name, image, answer, max_batch_size),
+    ]
+    for config in configs[:2]:
+        run_in_python(config, max_queue_delay_us, instances)
+    configs[1].parameters["threads"].string_value = THREADS
+    chain(configs[2], configs[:2])
+    return configs
+
+
+def configuration(name: str, inputs: list[Any], outputs: list[Any], max_batch_size: int) -> Any:
+    """Return a model's name and its tensors: (name, type, dimensions without the batch)."""
+    from tritonclient.grpc import model_config_pb2 as messages
+
+    return messages.ModelConfig(
+        name=name,
+        max_batch_size=max_batch_size,
+        input=[messages.ModelInput(name=n, data_type=t, dims=d) for n, t, d in inputs],
+        output=[messages.ModelOutput(name=n, data_type=t, dims=d) for n, t, d in outputs],
+    )
+
+
+def run_in_python(config: Any, max_queue_delay_us: int, instances: int) -> None:
+    """Add what a model of the python backend needs; two versions stay loaded, so that a switch waits for nothing."""
+    config.backend = "python"
+    config.version_policy.latest.num_versions = 2
+    config.dynamic_batching.max_queue_delay_microseconds = max_queue_delay_us
+    config.instance_group.add(count=instances, kind="KIND_CPU")
+
+
+def chain(ensemble: Any, steps: list[Any]) -> None:
+    """Make a model the chain of others, tensors handed on by name; deploy pins their version."""
+    ensemble.platform = "ensemble"
+    for config in steps:
+        step = ensemble.ensemble_scheduling.step.add(model_name=config.name, model_version=-1)
+        step.input_map.update({tensor.name: tensor.name for tensor in config.input})
+        step.output_map.update({tensor.name: tensor.name for tensor in config.output})
+
+
+def write_config(path: Path, config: Any) -> None:
+    """Write a configuration as text that Triton reads."""
+    from google.protobuf import text_format
+
+    path.write_text(text_format.MessageToString(config))
+
+
+def copy(files: list[Path], folder: Path) -> None:
+    """Copy files into a folder under their own names, made now: Triton compares times to see what changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+
+
+def digest(repository: Path) -> str:
+    """Return one SHA-256 over the names and contents of all files below a folder."""
+    files = sorted(path for path in repository.rglob("*") if path.is_file())
+    lines = [f"{sha256(path)}  {path.relative_to(repository).as_posix()}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

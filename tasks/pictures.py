@@ -1,0 +1,76 @@
+"""Every picture a run leaves. No stage's numbers depend on this file, so DVC does not watch it."""
+
+from pathlib import Path
+from typing import Any
+
+BLUE, ORANGE, GREEN, GREY = "#2f6db5", "#e0812b", "#3a9a5b", "#9aa3ad"
+
+
+def class_balance(out: Path, classes: list[str], counts: dict[str, list[int]]) -> None:
+    """Draw the images per class of each split, side by side."""
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(counts), figsize=(11, 0.32 * len(classes) + 1.2), sharey=True)
+    for axis, (split, numbers) in zip(axes, counts.items(), strict=True):
+        bars = axis.barh(classes, numbers, color=BLUE)
+        axis.bar_label(bars, fontsize=7, padding=2)
+        axis.set_title(f"{split}: {sum(numbers):,}", fontsize=10)
+        axis.set_xlim(0, max(numbers) * 1.25)
+        axis.set_xticks([])
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axes[0].invert_yaxis()
+    save(figure, out)
+
+
+def sample_grid(out: Path, rows: list[str], images: list[list[Any]]) -> None:
+    """Draw one row of images per name; images are HW or HWC uint8 arrays."""
+    plt = pyplot()
+    columns = max(len(row) for row in images)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(columns * 0.8 + 1.4, len(rows) * 0.8), squeeze=False)
+    for name, line, row in zip(rows, axes, images, strict=True):
+        for axis, image in zip(line, [*row, *[None] * (columns - len(row))], strict=True):
+            axis.axis("off")
+            if image is not None:
+                axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    figure.subplots_adjust(left=0.16, right=0.99, top=0.99, bottom=0.01, wspace=0.04, hspace=0.06)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) -> None:
+    """Draw validation accuracy with its interval against the target, and the losses, by epoch."""
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    epochs = [row["epoch"] for row in rows]
+    left.fill_between(
+        epochs, [r["low"] for r in rows], [r["high"] for r in rows], color=BLUE, alpha=0.2, lw=0, label="95 % interval"
+    )
+    left.plot(epochs, [r[metric] for r in rows], "o-", color=BLUE, label=f"validation {metric}")
+    left.axhline(target, color=ORANGE, ls="--", label=f"target {target}")
+    left.set(xlabel="epoch", ylabel=metric)
+    right.plot(epochs, [r["train_loss"] for r in rows], "o-", color=GREY, label="training loss")
+    right.plot(epochs, [r["validation_loss"] for r in rows], "o-", color=BLUE, label="validation loss")
+    right.set(xlabel="epoch", ylabel="cross-entropy")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    save(figure, out)
+
+
+def pyplot() -> Any:
+    """Import matplotlib for files only."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save(figure: Any, out: Path) -> None:
+    """Save and close a figure."""
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    pyplot().close(figure)

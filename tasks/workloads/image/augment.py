@@ -1,0 +1,114 @@
+"""Image augmentation in DALI: typed knobs, and the graph they make."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Chance(BaseModel):
+    """How large a share of the images a change touches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    probability: Probability
+
+
+class Ranged(Chance):
+    """A change of random strength, uniform in `range`."""
+
+    range: tuple[float, float]
+
+    @model_validator(mode="after")
+    def ordered(self) -> "Ranged":
+        """Refuse a range that runs backwards."""
+        if self.range[0] > self.range[1]:
+            raise ValueError(f"range {list(self.range)} runs backwards; write the lower end first")
+        return self
+
+
+class Augmentation(BaseModel):
+    """Every image knob: degrees, factors and pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rotation: Ranged
+    scale: Ranged
+    shift: Ranged
+    flip: Chance
+    brightness: Ranged
+    contrast: Ranged
+
+
+def augment(image: Any, knobs: Augmentation, size: int) -> Any:
+    """HWC uint8 -> HWC uint8, changed at random; the same graph on CPU and GPU. Knobs of probability 0 cost nothing.
+
+    The flip is `mirror`'s, because normalisation does it for free.
+    """
+    from nvidia.dali import fn, types
+
+    centre = [size / 2, size / 2]
+    warps = []
+    if knobs.rotation.probability:
+        warps.append(fn.transforms.rotation(angle=drawn(knobs.rotation, neutral=0.0), center=centre))
+    if knobs.scale.probability:
+        factor = drawn(knobs.scale, neutral=1.0)
+        warps.append(fn.transforms.scale(scale=fn.stack(factor, factor), center=centre))
+    if knobs.shift.probability:
+        offset = fn.stack(drawn(knobs.shift, neutral=0.0), drawn(knobs.shift, neutral=0.0))
+        warps.append(fn.transforms.translation(offset=offset))
+    if warps:
+        matrix = fn.transforms.combine(*warps) if len(warps) > 1 else warps[0]
+        image = fn.warp_affine(image, matrix=matrix, fill_value=0, interp_type=types.INTERP_LINEAR, inverse_map=False)
+    if knobs.brightness.probability or knobs.contrast.probability:
+        image = fn.brightness_contrast(
+            image, brightness=drawn(knobs.brightness, neutral=1.0), contrast=drawn(knobs.contrast, neutral=1.0)
+        )
+    return image
+
+
+def mirror(knobs: Augmentation) -> Any:
+    """Return 1 for the images to flip left-right."""
+    from nvidia.dali import fn
+
+    return fn.random.coin_flip(probability=knobs.flip.probability) if knobs.flip.probability else 0
+
+
+def drawn(knob: Ranged, neutral: float) -> Any:
+    """Draw the strength per image: `neutral` for those left alone."""
+    from nvidia.dali import fn, types
+
+    chosen = fn.cast(fn.random.coin_flip(probability=knob.probability), dtype=types.FLOAT)
+    return neutral + chosen * (fn.random.uniform(range=list(knob.range)) - neutral)
+
+
+def variants(
+    images: list[bytes], knobs: Augmentation, spec: dict[str, Any], copies: int, seed: int = 0
+) -> list[list[Any]]:
+    """Return for each encoded image itself and `copies` variants, HWC uint8, as training would see them."""
+    import numpy as np
+    from nvidia.dali import Pipeline, fn, types
+
+    size = spec["image_size"]
+    colours = {1: types.GRAY, 3: types.RGB}[spec["channels"]]
+    pipeline = Pipeline(
+        batch_size=len(images),
+        num_threads=1,
+        device_id=None,
+        seed=seed,
+        prefetch_queue_depth=1,
+        exec_pipelined=False,
+        exec_async=False,
+    )
+    with pipeline:
+        encoded = fn.external_source(name="image", dtype=types.UINT8, ndim=1)
+        plain = fn.resize(fn.decoders.image(encoded, output_type=colours), size=[size, size])
+        changed = fn.flip(augment(plain, knobs, size), horizontal=mirror(knobs))
+        pipeline.set_outputs(plain, changed)
+    pipeline.build()
+    rows: list[list[Any]] = [[] for _ in images]
+    for i in range(copies):
+        pipeline.feed_input("image", [np.frombuffer(data, np.uint8) for data in images])
+        originals, changes = (np.array(output.as_array()) for output in pipeline.run())
+        for row, original, change in zip(rows, originals, changes, strict=True):
+            row.extend([original, change] if i == 0 else [change])
+    return rows

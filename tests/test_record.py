@@ -1,0 +1,312 @@
+"""record: one finished MLflow run per set of inputs, whatever was interrupted, emptied or repeated."""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from tasks import champion, mirror
+from tasks import record as record_module
+from tasks.champion import promote
+from tasks.record import digests, record, run_key
+
+PARAMS = {"train": {"target": 0.9, "seed": 1}, "prepare": {"classes": ["a", "b"]}}
+FINGERPRINT = "f" * 64
+CURVES = "epoch,step,seconds,loss,validation\n0,10,0.5,1.5,\n0,20,1.5,1.0,0.7\n1,30,2.5,0.5,0.9\n"
+SERVED = {"served_accuracy": 0.91, "low": 0.9, "high": 0.92}
+
+
+def write(path: Path, content: Any) -> None:
+    """Write text, bytes or JSON to a file, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content if isinstance(content, str | bytes) else json.dumps(content)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def network() -> bytes:
+    """Return an ONNX model that sums the four pixels of a picture into two logits."""
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    weights = onnx.numpy_helper.from_array(np.array([[1, -1]] * 4, np.float32), "weights")
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+    ]
+    inputs = [helper.make_tensor_value_info("input", floats, ["batch", 1, 2, 2])]
+    outputs = [helper.make_tensor_value_info("logits", floats, ["batch", 2])]
+    graph = helper.make_graph(nodes, "toy", inputs, outputs, [weights])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10).SerializeToString()
+
+
+def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any]:
+    """Leave what the stages before record leave, and return record's arguments."""
+    pixel = root / "pixel.png"
+    root.mkdir(parents=True)
+    Image.new("L", (2, 2)).save(pixel)
+    for picture in ("prepare/samples.png", "augment/strip.png", "train/curves.png"):
+        write(root / picture, pixel.read_bytes())
+    write(root / "prepare/spec.json", {"classes": ["a", "b"], "image_size": 2, "counts": {"train": 8}})
+    write(root / "prepare/train-0.tar", b"shard")
+    write(root / "augment/augment.json", {"flip": {"probability": 0.5}})
+    write(root / "train/train.json", {"fingerprint": FINGERPRINT})
+    write(root / "train/curves.csv", CURVES)
+    write(root / "train/weights.safetensors", b"weights")
+    write(root / "train_metrics.json", {"target": 0.9, "reached": True, "value": 0.92, "n": 100})
+    write(root / "export/model.onnx", network())
+    write(root / "quantize/fp32.onnx", network())
+    write(root / "quantize/quantize.json", {"fp32": {"size_bytes": 9}})
+    names = {"onnxruntime-fp32": "fp32.onnx", "tensorrt_rtx-fp32": "fp32.engine"}
+    for engine, file in names.items():
+        backend, precision = engine.split("-")
+        write(root / "build" / backend / file, network())
+        entry = {
+            "backend": backend,
+            "precision": precision,
+            "file": file,
+            "device": "cpu",
+            "sha256": "0",
+            "size_bytes": 9,
+        }
+        write(root / "build" / backend / "build.json", {"engines": {engine: entry}})
+    score = {"accuracy": 0.91, "low": 0.9, "high": 0.92, "n": 100, "per_class": {"a": 0.9, "T-shirt/top (b)": 0.92}}
+    not_measured = {"not_measured": "no GPU"}
+    write(root / "evaluate.json", {"rows": {"onnxruntime-fp32": score, "tensorrt_rtx-fp32": not_measured}})
+    write(root / "measure.json", {"machine": {"cpu": "toy"}, "rows": {"onnxruntime-fp32": {"p50_ms": 0.5}}})
+    row = {"engine": "onnxruntime-fp32", "accuracy": 0.91, "p50_ms": 0.5, "size_bytes": 9, "verdict": "chosen"}
+    rows = [row, {"engine": "tensorrt_rtx-fp32", "verdict": "built, not measured here"}]
+    write(root / "select.json", {"chosen": chosen, "rows": rows})
+    write(root / "package/package.json", {"engine": chosen} | ({"sha256": "package-1"} if chosen else {}))
+    folders = ("prepare", "augment", "train", "export", "quantize", "build", "package")
+    files = ("train_metrics", "evaluate", "measure", "select")
+    paths = {name: root / name for name in folders} | {name: root / f"{name}.json" for name in files}
+    return {
+        "pipeline": "toy",
+        "backends": ["onnxruntime", "tensorrt_rtx"],
+        "params": PARAMS,
+        "out": root / "out.json",
+    } | paths
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An MLflow of this module's own, on SQLite."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("PREFECT__FLOW_RUN_ID", "flow-1")
+        mirror.new_client().search_experiments()  # makes the tables
+        with (
+            closing(sqlite3.connect(folder / "mlflow.db")) as full,
+            closing(sqlite3.connect(folder / "empty.db")) as empty,
+        ):
+            full.backup(empty)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def recorded(store: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """One recorded run, after a live mirror of half its curve, with the receipt and what was asked."""
+    asked = inputs(tmp_path_factory.mktemp("recorded") / "toy")
+    live = mirror.open_live_run("toy", FINGERPRINT)
+    growing = asked["train"].parent / "growing.csv"
+    growing.write_text(CURVES[: CURVES.index("1,30") + 3])  # two whole rows and the beginning of a third
+    mirrored = mirror.mirror(growing, live, 0)
+    record(**asked)
+    receipt = json.loads(asked["out"].read_text())
+    return SimpleNamespace(asked=asked, receipt=receipt, live=live, mirrored=mirrored)
+
+
+def runs(pipeline: str = "toy", key: str | None = None) -> list[Any]:
+    """Return the recorded runs, whatever became of them."""
+    return mirror.tagged(*mirror.connect(pipeline), mirror.RUN_KEY, key)
+
+
+def points(run_id: str, name: str) -> list[tuple[int, float]]:
+    """Return the steps and values of one metric of a run."""
+    return [(point.step, point.value) for point in mirror.new_client().get_metric_history(run_id, name)]
+
+
+def test_a_live_run_is_adopted_and_its_points_are_not_doubled(recorded: SimpleNamespace) -> None:
+    assert recorded.mirrored == 2, "a row without its newline waits"
+    assert recorded.receipt["run_id"] == recorded.live
+    assert points(recorded.live, "curves/loss") == [(10, 1.5), (20, 1.0), (30, 0.5)]
+    assert points(recorded.live, "curves/validation") == [(20, 0.7), (30, 0.9)]
+
+
+def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNamespace) -> None:
+    client = mirror.new_client()
+    run = client.get_run(recorded.receipt["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.target"] == "0.9" and run.data.params["prepare.classes"] == '["a", "b"]'
+    assert run.data.metrics["accuracy"] == 0.91 and run.data.metrics["train_metrics/reached"] == 1
+    assert run.data.metrics["evaluate/onnxruntime-fp32/per_class/T-shirt_top _b_"] == 0.92
+    assert run.data.tags["verdict"] == "passed" and run.data.tags["flow_run_id"] == "flow-1"
+    assert "| onnxruntime-fp32 | 0.9100 | 0.50 |" in run.data.tags["mlflow.note.content"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id, "pictures/train")} == {
+        "pictures/train/curves.png"
+    }
+    assert "reports/evaluate.json" in {file.path for file in client.list_artifacts(run.info.run_id, "reports")}
+    nested = {
+        child.info.run_name: child
+        for child in client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    }
+    assert nested.keys() == {"onnxruntime-fp32", "tensorrt_rtx-fp32"}
+    assert nested["onnxruntime-fp32"].data.metrics["p50_ms"] == 0.5
+    assert nested["tensorrt_rtx-fp32"].data.params["not_measured"] == "no GPU"
+    assert [file.path for file in client.list_artifacts(nested["tensorrt_rtx-fp32"].info.run_id)] == ["fp32.engine"]
+
+
+def test_recording_twice_changes_nothing(recorded: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
+    before = recorded.asked["out"].stat().st_mtime_ns
+    record(**recorded.asked)
+    assert [run.info.run_id for run in runs(key=recorded.receipt["run_key"])] == [recorded.receipt["run_id"]]
+    assert recorded.asked["out"].stat().st_mtime_ns == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_stock_client_predicts(recorded: SimpleNamespace) -> None:
+    import mlflow
+
+    promote("toy", SERVED | {"sha256": "package-1"})
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    model = mlflow.pyfunc.load_model("models:/toy@champion")
+    answer = model.predict(np.ones((3, 1, 2, 2), np.float32))
+    np.testing.assert_array_equal(answer["logits"], [[4, -4]] * 3)
+    assert tuple(model.metadata.signature.inputs.inputs[0].shape) == (-1, 1, 2, 2)
+
+
+def test_an_interrupted_run_is_completed(
+    recorded: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = inputs(tmp_path / "toy") | {"pipeline": "interrupted"}
+
+    def pull_the_plug(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tasks.ledger.onnx_of", pull_the_plug)
+        record(**asked)
+    (half,) = runs("interrupted")
+    assert half.info.status == "RUNNING"
+    record(**asked)
+    (whole,) = runs("interrupted")
+    assert whole.info.status == "FINISHED" and whole.info.run_id == half.info.run_id
+    assert len(points(whole.info.run_id, "accuracy")) == 1
+    assert len(mirror.connect("interrupted")[0].search_runs([whole.info.experiment_id])) == 3, "the run and two engines"
+
+
+def test_a_curve_rewritten_by_a_resumed_training_replaces_the_live_run(
+    recorded: SimpleNamespace, tmp_path: Path
+) -> None:
+    asked = inputs(tmp_path / "toy", chosen=None) | {"pipeline": "resumed"}
+    live = mirror.open_live_run("resumed", FINGERPRINT)
+    write(tmp_path / "stale.csv", CURVES.replace("0.5", "0.6"))
+    mirror.mirror(tmp_path / "stale.csv", live, 0)
+    record(**asked)
+    (run,) = runs("resumed")
+    assert run.info.run_id != live
+    assert points(run.info.run_id, "curves/loss") == [(10, 1.5), (20, 1.0), (30, 0.5)]
+    assert run.data.tags["verdict"] == "refused"
+    assert json.loads(asked["out"].read_text())["model_version"] is None
+
+
+def test_a_live_run_is_taken_up_again_and_others_are_closed(store: Path) -> None:
+    first, other = mirror.open_live_run("live", "1" * 64), mirror.open_live_run("live", "2" * 64)
+    client = mirror.new_client()
+    assert client.get_run(first).info.status == "KILLED"
+    assert mirror.open_live_run("live", "1" * 64) == first
+    assert client.get_run(first).info.status == "RUNNING" and client.get_run(other).info.status == "KILLED"
+
+
+def test_an_emptied_store_heals(
+    recorded: SimpleNamespace, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/empty.db")
+    out = tmp_path / "out.json"
+    shutil.copy(recorded.asked["out"], out)
+    record(**recorded.asked | {"out": out})
+    (run,) = runs()
+    receipt = json.loads(out.read_text())
+    assert receipt["run_id"] == run.info.run_id != recorded.receipt["run_id"]
+    assert receipt["run_key"] == recorded.receipt["run_key"] and receipt["model_version"] == "1"
+
+
+def test_promote_moves_the_alias_and_back(
+    recorded: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = inputs(tmp_path / "newer")
+    write(newer["package"] / "package.json", {"engine": "onnxruntime-fp32", "sha256": "package-2"})
+    record(**newer)
+    second = json.loads(newer["out"].read_text())
+    assert (
+        second["run_id"] != recorded.receipt["run_id"] and second["model_version"] != recorded.receipt["model_version"]
+    )
+    client = mirror.new_client()
+    first = ("package-1", recorded.receipt)
+    for package, receipt in (first, ("package-2", second), first, first):
+        promote("toy", SERVED | {"sha256": package})
+        aliases = client.get_registered_model("toy").aliases
+        assert {name: str(number) for name, number in aliases.items()} == {champion.ALIAS: receipt["model_version"]}
+        assert points(receipt["run_id"], "served_accuracy") == [(0, 0.91)]
+    with pytest.raises(ValueError, match="run the record stage"):
+        promote("toy", SERVED | {"sha256": "unheard of"})
+
+
+def test_of_two_runs_with_one_package_the_recorded_one_is_promoted(
+    recorded: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(**recorded.asked | {"params": {"train": {"target": 0.8}}, "out": tmp_path / "twin.json"})
+    for out in (tmp_path / "twin.json", recorded.asked["out"]):
+        receipt = json.loads(out.read_text())
+        write(tmp_path / "models/record/toy.json", receipt)
+        monkeypatch.chdir(tmp_path)
+        promote("toy", SERVED | {"sha256": "package-1"})
+        aliases = mirror.new_client().get_registered_model("toy").aliases
+        assert str(aliases[champion.ALIAS]) == receipt["model_version"]
+
+
+def test_the_run_key_names_the_inputs_and_nothing_else(tmp_path: Path) -> None:
+    asked = inputs(tmp_path / "toy")
+    deps = {name: path for name, path in asked.items() if isinstance(path, Path) and name != "out"}
+
+    def key(**changed: Any) -> str:
+        return run_key(digests(deps), changed.get("params", PARAMS), changed.get("backends", ["onnxruntime"]))
+
+    first = key()
+    write(tmp_path / "toy/out.json", "not an input")
+    assert key() == first
+    assert key(params={**PARAMS, "train": {"target": 0.8, "seed": 1}}) != first
+    assert key(backends=["openvino"]) != first
+    for path in deps.values():
+        file = path if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())[0]
+        kept = file.read_bytes()
+        file.write_bytes(kept + b" ")
+        assert key() != first, f"{file} is an input"
+        file.write_bytes(kept)
+    shutil.copytree(tmp_path / "toy", tmp_path / "elsewhere")
+    deps = {name: tmp_path / "elsewhere" / path.relative_to(tmp_path / "toy") for name, path in deps.items()}
+    assert key() == first, "where the inputs lie does not matter"
+
+
+def test_the_commit_is_unknown_without_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert record_module.git_commit() == "unknown"
+    monkeypatch.setenv("PATH", "")
+    assert record_module.git_commit() == "unknown"
+
+
+def test_an_address_is_written_without_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mirror.without_credentials("https://user:secret@mlflow:5000/x") == "https://mlflow:5000/x"
+    assert mirror.without_credentials(f"sqlite:///{tmp_path}/.state/mlflow.db") == "sqlite:///.state/mlflow.db"
