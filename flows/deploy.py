@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tritonclient.utils import InferenceServerException
 
 from flows import golden, live, repository
+from flows.addresses import address
 from flows.refusal import Refused
-from flows.serving import address
 from tasks import atomic, shards
 from tasks.interval import wilson
-from tasks.package import digest, models
+from tasks.package import VERSION, digest, public
 from tasks.settings import STATE
 
 RECEIPTS = STATE / "triton" / "live"
@@ -42,7 +42,7 @@ def deploy(pipeline: str) -> dict[str, Any]:
         client = live.connect()
         batch = golden.read(package(pipeline), pipeline, classes(pipeline))
         receipt = read_receipt(pipeline)
-        if receipt and receipt["sha256"] == facts["sha256"] and is_live(client, pipeline, batch, bound):
+        if receipt and receipt["sha256"] == facts["sha256"] and is_live(live.Served(client, pipeline), batch, bound):
             return receipt
         receipt = replace(client, pipeline, batch, bound, facts)
     from tasks.record import promote
@@ -84,7 +84,7 @@ def package(pipeline: str) -> Path:
 
 def classes(pipeline: str) -> list[str]:
     """Return the class names of the packaged pipeline."""
-    return list(read_json(package(pipeline) / "repository" / pipeline / "1" / "spec.json")["classes"])
+    return list(read_json(package(pipeline) / "repository" / pipeline / VERSION / "spec.json")["classes"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,10 +112,10 @@ def alone() -> Iterator[None]:
         yield
 
 
-def is_live(client: Any, pipeline: str, batch: golden.Golden, bound: float) -> bool:
+def is_live(served: live.Served, batch: golden.Golden, bound: float) -> bool:
     """Tell whether the live server gives the golden answers now."""
     try:
-        golden.prove(client, pipeline, batch, bound, live.classify)
+        golden.prove(served, batch, bound)
     except (InferenceServerException, ValueError):
         return False
     return True
@@ -125,20 +125,19 @@ def replace(client: Any, pipeline: str, batch: golden.Golden, bound: float, fact
     """Take the live version's place, proved before and after, and leave a receipt; on any error put all back."""
     before, previous = repository.configurations(pipeline), repository.live_version(pipeline)
     version = max(repository.versions(pipeline), default=0) + 1
-    older = {v for v in repository.versions(pipeline) if v <= previous}
-    repository.keep(pipeline, older)  # what a deploy that was killed left behind
+    retire(client, pipeline, {v for v in repository.versions(pipeline) if v > previous})  # left by a killed deploy
     try:
         stage(client, pipeline, version)
-        prove(client, pipeline, batch, bound, live.classify_with(version))
+        prove(live.Served(client, pipeline, version), batch, bound)
         switch(client, pipeline, version)
-        proof = prove(client, pipeline, batch, bound, live.classify)
-        served = score(client, pipeline)
+        proof = prove(live.Served(client, pipeline), batch, bound)
+        served = score(live.Served(client, pipeline))
     except BaseException:
-        restore(client, pipeline, before, older)
+        restore(client, pipeline, before, version)
         raise
-    repository.keep(pipeline, {previous, version})
+    retire(client, pipeline, repository.versions(pipeline) - {previous, version})
     receipt = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
-    receipt |= served | {"golden": proof, "url": f"http://{address('http')}/v2/models/{pipeline}/infer"}
+    receipt |= served | {"golden": proof, "url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
     atomic.write_json(RECEIPTS / f"{pipeline}.json", receipt)
     return receipt
 
@@ -147,43 +146,50 @@ def replace(client: Any, pipeline: str, batch: golden.Golden, bound: float, fact
 def stage(client: Any, pipeline: str, version: int) -> None:
     """Load a new version of the parts beside the live one."""
     repository.stage(package(pipeline) / "repository", pipeline, version)
-    for model in models(pipeline)[:2]:
+    for model in repository.names(pipeline, version):
         live.load(client, model)
 
 
 @task(cache_policy=NO_CACHE)
-def prove(client: Any, pipeline: str, batch: golden.Golden, bound: float, classify: live.Classify) -> dict[str, Any]:
+def prove(served: live.Served, batch: golden.Golden, bound: float) -> dict[str, Any]:
     """Replay the golden batch."""
-    return golden.prove(client, pipeline, batch, bound, classify)
+    return golden.prove(served, batch, bound)
 
 
 @task(cache_policy=NO_CACHE)
 def switch(client: Any, pipeline: str, version: int) -> None:
     """Move all requests to a version that is loaded and proved."""
-    repository.pin(package(pipeline) / "repository", pipeline, version)
-    live.load(client, pipeline)
+    repository.point(package(pipeline) / "repository", pipeline, version)
+    for model in public(pipeline):
+        live.load(client, model)
 
 
 @task(cache_policy=NO_CACHE)
-def score(client: Any, pipeline: str) -> dict[str, Any]:
+def score(served: live.Served) -> dict[str, Any]:
     """Classify the whole test set through the live server: accuracy with its 95 % interval."""
-    images, labels = zip(*shards.read(Path("data", "prepare", pipeline), "test"), strict=True)
-    answers, _ = live.classify_all(client, pipeline, images, live.classify)
-    names = classes(pipeline)
+    images, labels = zip(*shards.read(Path("data", "prepare", served.pipeline), "test"), strict=True)
+    answers, _ = served.classify_all(images)
+    names = classes(served.pipeline)
     correct = sum(answer == names[label] for answer, label in zip(answers, labels, strict=True))
     low, high = wilson(correct, len(labels))
     return {"served_accuracy": correct / len(labels), "n": len(labels), "low": low, "high": high}
 
 
-def restore(client: Any, pipeline: str, before: repository.Files, older: set[int]) -> None:
-    """Bring the version back that was live: its ensemble first, then nothing but older versions of the parts."""
-    preprocess, tensor, ensemble = models(pipeline)
-    repository.put_back(before)
-    bring = live.load if older else live.unload
-    bring(client, ensemble)
-    repository.keep(pipeline, older)
-    bring(client, preprocess)
-    bring(client, tensor)
+def restore(client: Any, pipeline: str, before: repository.Files, version: int) -> None:
+    """Answer clients by the version that was live, or not at all where there was none, and take the new one away."""
+    repository.point_back(pipeline, before, version)
+    for path, text in before.items():
+        bring = live.unload if text is None else live.load
+        bring(client, path.parent.name)
+    retire(client, pipeline, {version})
+
+
+def retire(client: Any, pipeline: str, versions: set[int]) -> None:
+    """Take versions off the server and off the disk."""
+    for version in versions:
+        for model in repository.names(pipeline, version):
+            live.unload(client, model)
+        repository.remove(pipeline, version)
 
 
 def example(pipeline: str) -> Path:

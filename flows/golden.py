@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from flows import live
-from tasks.package import models
+from flows.live import Served
+from tasks.package import VERSION, parts
 from tasks.settings import STATE
 
 EXAMPLES = STATE / "examples"
@@ -28,7 +28,7 @@ def read(package: Path, pipeline: str, classes: list[str]) -> Golden:
     import onnxruntime
     from safetensors.numpy import load_file
 
-    model = package / "repository" / models(pipeline)[1] / "1" / "model.onnx"
+    model = package / "repository" / parts(pipeline)[1] / VERSION / "model.onnx"
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"input": load_file(package / "golden" / "golden.safetensors")["input"]})
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -43,15 +43,15 @@ def images(package: Path) -> list[bytes]:
         return [file.read() for file in files if file is not None]
 
 
-def prove(client: Any, pipeline: str, golden: Golden, bound: float, classify: live.Classify) -> dict[str, Any]:
+def prove(served: Served, golden: Golden, bound: float) -> dict[str, Any]:
     """Replay the golden batch and return how it went; `ValueError` where a label or a score is not as it should be."""
-    labels, scores = live.classify_all(client, pipeline, golden.images, classify)
+    labels, scores = served.classify_all(golden.images)
     equal = sum(a == b for a, b in zip(labels, golden.labels, strict=True))
     difference = float(np.abs(scores - golden.scores).max())
     if equal < len(labels) or not difference <= bound:
         raise ValueError(
-            f"{pipeline}: the server's golden batch is not the engine's: {equal} of {len(labels)} labels are equal, "
-            f"scores differ by up to {difference:.2g} (deploy.max_score_difference: {bound:g})"
+            f"{served.pipeline}: the golden batch came back other than from the engine: {equal} of {len(labels)} "
+            f"labels are equal, scores differ by up to {difference:.2g} (deploy.max_score_difference: {bound:g})"
         )
     return {"n": len(labels), "labels_equal": equal, "max_score_difference": difference}
 

@@ -1,7 +1,8 @@
 """The live server, asked over gRPC: load models, classify pictures."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from flows.serving import address
-from tasks.package import models
+from flows.addresses import address
+from flows.repository import names
 
 LOAD_TIMEOUT_S = 120.0  # a load that can't end hangs for good, and so do all loads after it
 ANSWER_TIMEOUT_S = 30.0
@@ -18,21 +19,49 @@ BATCH = 50
 IN_FLIGHT = 3
 
 Answer = tuple[list[str], Any]  # class names, and scores as float32 [pictures, classes]
-Classify = Callable[[Any, str, list[bytes]], Answer]  # client, pipeline, encoded pictures
+
+
+@dataclass(frozen=True)
+class Served:
+    """A pipeline on the server: what clients get or, where a version is named, its parts, which may not be live yet."""
+
+    client: Any
+    pipeline: str
+    version: int | None = None
+
+    def classify(self, images: list[bytes]) -> Answer:
+        """Classify encoded pictures, at most as many as the server takes at once."""
+        asked, models = of_bytes(images), self.models()
+        for model in models[:-1]:
+            array = self.client.infer(model, [asked], client_timeout=ANSWER_TIMEOUT_S).as_numpy("input")
+            asked = triton.InferInput("input", array.shape, "FP32").set_data_from_numpy(array)
+        result = self.client.infer(models[-1], [asked], client_timeout=ANSWER_TIMEOUT_S)
+        return [name.decode() for name in result.as_numpy("label").ravel()], result.as_numpy("scores")
+
+    def classify_all(self, images: Iterable[bytes]) -> Answer:
+        """Classify any number of pictures, in order, a few batches in flight."""
+        largest = self.client.get_model_config(self.models()[0]).config.max_batch_size
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            answers = list(pool.map(self.classify, batches(images, min(BATCH, largest))))
+        return [name for labels, _ in answers for name in labels], np.concatenate([scores for _, scores in answers])
+
+    def models(self) -> list[str]:
+        """Name the models to ask, one after the other."""
+        return [self.pipeline] if self.version is None else names(self.pipeline, self.version)
 
 
 def connect() -> Any:
     """Return a client of the running server; `ValueError` where there is none."""
-    client = triton.InferenceServerClient(address("grpc"))
+    client = triton.InferenceServerClient(address("TRITON_GRPC"))
     try:
         client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
     except InferenceServerException as error:
-        raise ValueError(f"no inference server answers at {address('grpc')}; start it with: make up") from error
+        raise ValueError(f"no inference server answers at {address('TRITON_GRPC')}; start it with: make up") from error
     return client
 
 
 def load(client: Any, model: str) -> None:
-    """Load what is new in a model's folder; `ValueError` says why the server did not, and the old keeps serving."""
+    """Load what is new of a model; `ValueError` says why the server did not, and what was live stays so."""
     try:
         client.load_model(model, client_timeout=LOAD_TIMEOUT_S)
     except InferenceServerException as error:
@@ -41,47 +70,14 @@ def load(client: Any, model: str) -> None:
 
 
 def unload(client: Any, model: str) -> None:
-    """Take a model off the server."""
+    """Take a model off the server; nothing happens where it is not there."""
     client.unload_model(model, client_timeout=LOAD_TIMEOUT_S)
-
-
-def classify(client: Any, pipeline: str, images: list[bytes]) -> Answer:
-    """Classify encoded pictures as every client does: through the pipeline's ensemble."""
-    result = client.infer(pipeline, [of_bytes(images)], client_timeout=ANSWER_TIMEOUT_S)
-    return names(result), result.as_numpy("scores")
-
-
-def classify_with(version: int) -> Classify:
-    """Return a `classify` that asks one version of the parts, which may not be live yet."""
-
-    def classify_version(client: Any, pipeline: str, images: list[bytes]) -> Answer:
-        preprocess, tensor, _ = models(pipeline)
-        ask = {"model_version": str(version), "client_timeout": ANSWER_TIMEOUT_S}
-        array = client.infer(preprocess, [of_bytes(images)], **ask).as_numpy("input")
-        asked = triton.InferInput("input", array.shape, "FP32").set_data_from_numpy(array)
-        result = client.infer(tensor, [asked], **ask)
-        return names(result), result.as_numpy("scores")
-
-    return classify_version
 
 
 def of_bytes(images: list[bytes]) -> Any:
     """Encoded pictures as the input `image`, BYTES [pictures, 1]."""
     array = np.array(images, dtype=object).reshape(-1, 1)
     return triton.InferInput("image", array.shape, "BYTES").set_data_from_numpy(array)
-
-
-def names(result: Any) -> list[str]:
-    """Return the class names of an answer."""
-    return [name.decode() for name in result.as_numpy("label").ravel()]
-
-
-def classify_all(client: Any, pipeline: str, images: Iterable[bytes], classify: Classify) -> Answer:
-    """Classify any number of pictures, in order, a few batches in flight and none larger than the server takes."""
-    size = min(BATCH, max(1, client.get_model_config(models(pipeline)[0]).config.max_batch_size))
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        answers = list(pool.map(lambda batch: classify(client, pipeline, batch), batches(images, size)))
-    return [name for labels, _ in answers for name in labels], np.concatenate([scores for _, scores in answers])
 
 
 def batches(images: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

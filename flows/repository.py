@@ -1,4 +1,4 @@
-"""The live model repository's files: versions beside each other, one of them pinned by the pipeline's ensemble."""
+"""The live model repository's files: versions of the parts side by side, and the public models that point at one."""
 
 import compileall
 import shutil
@@ -8,87 +8,90 @@ from typing import Any
 from google.protobuf import text_format
 
 from flows.serving import MODELS
-from tasks.package import models
+from tasks.package import VERSION, parts, public
 
 Files = dict[Path, str | None]  # configuration files and their texts; None where there was no file
 
 
-def configurations(pipeline: str) -> Files:
-    """Remember a pipeline's configuration files, to be put back where a deploy fails."""
-    paths = [MODELS / model / "config.pbtxt" for model in models(pipeline)]
-    return {path: path.read_text() if path.exists() else None for path in paths}
-
-
-def live_version(pipeline: str) -> int:
-    """Return the version that the ensemble is pinned to, 0 where nothing is deployed."""
-    path = MODELS / pipeline / "config.pbtxt"
-    return parse(path.read_text()).ensemble_scheduling.step[0].model_version if path.exists() else 0
+def names(pipeline: str, version: int) -> list[str]:
+    """Name a version's parts on the server: each version is a model of its own, so that none disturbs another."""
+    return [f"{part}.{version}" for part in parts(pipeline)]
 
 
 def versions(pipeline: str) -> set[int]:
-    """Return the version numbers that lie in any of a pipeline's models."""
-    found = (path for model in models(pipeline) for path in (MODELS / model).glob("*/"))
-    return {int(path.name) for path in found if path.name.isdigit()}
+    """Return the versions of which a part lies here."""
+    return {int(path.suffix[1:]) for part in parts(pipeline) for path in MODELS.glob(f"{part}.*")}
+
+
+def live_version(pipeline: str) -> int:
+    """Return the version that clients are answered by, 0 where nothing is deployed."""
+    path = MODELS / pipeline / "config.pbtxt"
+    if not path.exists():
+        return 0
+    return int(parse(path).ensemble_scheduling.step[0].model_name.rpartition(".")[2])
 
 
 def stage(package: Path, pipeline: str, version: int) -> None:
-    """Put a package's parts beside the live version; each folder appears whole."""
-    for model in models(pipeline)[:2]:
-        add(package / model / "1", MODELS / model / str(version))
-        write(MODELS / model / "config.pbtxt", (package / model / "config.pbtxt").read_text())
+    """Put a package's parts beside the live version; each appears whole.
 
-
-def add(source: Path, target: Path) -> None:
-    """Copy a version folder into the live repository: made aside, compiled, then renamed.
-
-    Compiled, because Python would add its `__pycache__` at the first load, and a changed folder is loaded once more.
+    They are compiled here, because Python would add `__pycache__` at the first load, and the server loads a changed
+    folder once more.
     """
-    aside = MODELS.parent / "staging"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, copy_function=shutil.copyfile)
-    compileall.compile_dir(aside, quiet=2, stripdir=aside)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside.rename(target)
+    MODELS.mkdir(parents=True, exist_ok=True)
+    for part, name in zip(parts(pipeline), names(pipeline, version), strict=True):
+        aside = MODELS.parent / "staging"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(package / part, aside, copy_function=shutil.copyfile)
+        config = parse(aside / "config.pbtxt")
+        config.name = name
+        write(aside / "config.pbtxt", text_format.MessageToString(config))
+        compileall.compile_dir(aside, quiet=2, stripdir=aside)
+        aside.rename(MODELS / name)
 
 
-def pin(package: Path, pipeline: str, version: int) -> None:
-    """Write the ensemble so that its next load moves all requests to one version of both parts at once."""
-    config = parse((package / pipeline / "config.pbtxt").read_text())
-    for step in config.ensemble_scheduling.step:
-        step.model_version = version
-    add(package / pipeline / "1", MODELS / pipeline / str(version))
-    write(MODELS / pipeline / "config.pbtxt", text_format.MessageToString(config))
+def configurations(pipeline: str) -> Files:
+    """Remember the public models' configurations, to be put back where a deploy fails."""
+    paths = [MODELS / model / "config.pbtxt" for model in public(pipeline)]
+    return {path: path.read_text() if path.exists() else None for path in paths}
 
 
-def put_back(before: Files) -> None:
-    """Put configuration files back as they were."""
+def point(package: Path, pipeline: str, version: int) -> None:
+    """Write the public models so that their next load moves all requests to one version of both parts at once."""
+    for model in public(pipeline):
+        config = parse(package / model / "config.pbtxt")
+        for step in config.ensemble_scheduling.step:
+            step.model_name = f"{step.model_name}.{version}"
+        shutil.copytree(package / model / VERSION, MODELS / model / str(version), dirs_exist_ok=True)
+        write(MODELS / model / "config.pbtxt", text_format.MessageToString(config))
+
+
+def point_back(pipeline: str, before: Files, version: int) -> None:
+    """Put the public models back as they were before they pointed at a version."""
     for path, text in before.items():
-        if text is not None:
-            write(path, text)
+        shutil.rmtree(path.parent / str(version), ignore_errors=True)
+        if text is None:
+            shutil.rmtree(path.parent, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            write(path, text)
 
 
-def keep(pipeline: str, wanted: set[int]) -> None:
-    """Remove every version folder but those wanted, and a model's folder where none is left."""
-    for model in models(pipeline):
-        for version in versions(pipeline) - wanted:
-            shutil.rmtree(MODELS / model / str(version), ignore_errors=True)
-        if not wanted:
-            shutil.rmtree(MODELS / model, ignore_errors=True)
+def remove(pipeline: str, version: int) -> None:
+    """Remove a version's files."""
+    for model in names(pipeline, version):
+        shutil.rmtree(MODELS / model, ignore_errors=True)
+    for model in public(pipeline):
+        shutil.rmtree(MODELS / model / str(version), ignore_errors=True)
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file at once; one that says the same already keeps its time, so that the server reloads nothing."""
-    if path.exists() and path.read_text() == text:
-        return
+    """Replace a file at once."""
     aside = path.with_suffix(".partial")
     aside.write_text(text)
     aside.rename(path)
 
 
-def parse(text: str) -> Any:
+def parse(path: Path) -> Any:
     """Read a model's configuration."""
     from tritonclient.grpc import model_config_pb2
 
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from flows import addresses
 from tasks.settings import STATE
 
 SERVER = "nvidia-pytriton==0.7.0"  # Triton 2.51 as a wheel; it wants numpy<2, so it never enters our own environment
@@ -17,8 +18,6 @@ SERVING = STATE / "serving"
 ENVIRONMENT = SERVING / "env"
 STAMP = SERVING / "installed"
 MODELS = STATE / "triton" / "models"
-HOST = "127.0.0.1"
-PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON = f"libpython{PYTHON}.so.1.0"
 
@@ -109,15 +108,6 @@ def system_has_libpython() -> bool:
     return re.search(rf"^\s*{re.escape(LIBPYTHON)} ", known, re.MULTILINE) is not None
 
 
-def address(service: str) -> str:
-    """Return `127.0.0.1:<port>` of `http`, `grpc` or `metrics`; `ValueError` names the variable that is wrong."""
-    name = f"ENGINEWORKS_TRITON_{service.upper()}_PORT"
-    value = os.environ.get(name, str(PORTS[service]))
-    if not value.isdigit() or not 0 < int(value) < 65536:
-        raise ValueError(f"{name} is '{value}': it must be a port, 1 to 65535")
-    return f"{HOST}:{value}"
-
-
 def command() -> list[str]:
     """Return what starts the server with every deployed model, to be run in the checkout's root.
 
@@ -125,9 +115,9 @@ def command() -> list[str]:
     """
     MODELS.mkdir(parents=True, exist_ok=True)
     listen = []
-    for service in PORTS:
-        host, port = address(service).split(":")
-        listen += [f"--{service}-address={host}", f"--{service}-port={port}"]
+    for service in ("http", "grpc", "metrics"):
+        port = addresses.port(f"TRITON_{service.upper()}")
+        listen += [f"--{service}-address={addresses.HOST}", f"--{service}-port={port}"]
     return [
         str((SERVING / "triton" / "pytriton" / "tritonserver" / "bin" / "tritonserver").resolve()),
         f"--model-repository={MODELS}",

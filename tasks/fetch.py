@@ -23,7 +23,8 @@ def fetch(out: Path, *, https: str, debian: str, files: dict[str, Sha256]) -> No
     """Leave `files` (name: SHA-256 of the decompressed content) in `out`, decompressed.
 
     Sources in order: the folder `ENGINEWORKS_MIRROR`, the address `https`, the Debian package `debian`. Each may hold a
-    file as it is or gzipped (`.gz`). `ValueError` names every source and why it failed; `out` appears whole or not at all.
+    file as it is or gzipped (`.gz`). `ValueError` names every source and why it failed; `out` appears whole or not at
+    all.
     """
     sources: list[tuple[str, Callable[[str], bytes]]] = []
     mirror = os.environ.get("ENGINEWORKS_MIRROR")

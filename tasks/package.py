@@ -28,7 +28,7 @@ def package(
     max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)],
     instances: Annotated[int, Field(ge=1, le=64)],
 ) -> None:
-    """Leave `repository/` (three models), `golden/` and `package.json` in `out`; same inputs give the same bytes.
+    """Leave `repository/` (four models), `golden/` and `package.json` in `out`; same inputs give the same bytes.
 
     Where `select` chose no engine there is no repository, and package.json says why: deploy reads it and refuses.
     """
@@ -40,21 +40,22 @@ def package(
             )
             print("no engine to package")
             return
-        engine = engine_of(selected["chosen"], build, select)
-        write_models(folder / "repository", pipeline, prepare / "spec.json", engine)
-        spec = json.loads((prepare / "spec.json").read_text())
-        for config in configurations(pipeline, spec, max_batch_size, max_queue_delay_us, instances):
+        engine, spec = engine_of(selected["chosen"], build, select), prepare / "spec.json"
+        write_models(folder / "repository", pipeline, spec, engine)
+        facts = json.loads(spec.read_text())
+        for config in configurations(pipeline, facts, max_batch_size, max_queue_delay_us, instances):
             write_config(folder / "repository" / config.name / "config.pbtxt", config)
-        copy([prepare / "golden.tar", prepare / "golden.safetensors"], folder / "golden")
-        facts = {
+        for name in ("golden.tar", "golden.safetensors"):
+            copy(prepare / name, folder / "golden" / name)
+        content = {
             "pipeline": pipeline,
             "engine": selected["chosen"],
             "engine_sha256": sha256(engine),
-            "spec_sha256": sha256(prepare / "spec.json"),
+            "spec_sha256": sha256(spec),
             "sha256": digest(folder / "repository"),
         }
-        atomic.write_json(folder / "package.json", facts)
-    print(f"{selected['chosen']} packaged as {facts['sha256'][:12]}")
+        atomic.write_json(folder / "package.json", content)
+    print(f"{selected['chosen']} packaged as {content['sha256'][:12]}")
 
 
 def reasons(selected: dict[str, Any]) -> list[str]:
@@ -79,41 +80,47 @@ def engine_of(chosen: str, build: Path, select: Path) -> Path:
     return engine
 
 
-def write_models(repository: Path, pipeline: str, spec: Path, engine: Path) -> None:
+def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path) -> None:
     """Copy the code, the facts and the engine that the server runs; each version folder is whole in itself."""
-    preprocess, tensor, ensemble = (repository / name / VERSION for name in models(pipeline))
+    preprocess, engine = (repository / name / VERSION for name in parts(pipeline))
     modality = json.loads(spec.read_text())["workload"].split("/")[0]
-    copy([spec, WORKLOADS / modality / "preprocess.py"], preprocess)
-    copy([spec], tensor)
-    copy([spec], ensemble)  # an ensemble needs a version folder, and DVC keeps no empty ones
-    shutil.copyfile(SERVER_CODE / "preprocess_model.py", preprocess / "model.py")
-    shutil.copyfile(SERVER_CODE / "tensor_model.py", tensor / "model.py")
-    shutil.copyfile(engine, tensor / "model.onnx")
+    copy(spec, preprocess / "spec.json")
+    copy(WORKLOADS / modality / "preprocess.py", preprocess / "preprocess.py")
+    copy(SERVER_CODE / "preprocess_model.py", preprocess / "model.py")
+    copy(spec, engine / "spec.json")
+    copy(SERVER_CODE / "engine_model.py", engine / "model.py")
+    copy(engine_file, engine / "model.onnx")
+    for name in public(pipeline):
+        copy(spec, repository / name / VERSION / "spec.json")  # Triton needs the folder, and DVC keeps no empty ones
 
 
-def models(pipeline: str) -> tuple[str, str, str]:
-    """Name a pipeline's models: encoded picture to input, input to scores, and the ensemble of both."""
-    return f"{pipeline}_preprocess", f"{pipeline}_tensor", pipeline
+def parts(pipeline: str) -> tuple[str, str]:
+    """Name the models that work: encoded picture to input, and input to scores; deploy adds a version."""
+    return f"{pipeline}_preprocess", f"{pipeline}_engine"
+
+
+def public(pipeline: str) -> tuple[str, str]:
+    """Name the models that clients ask, chains of the parts: one takes encoded pictures, the other prepared tensors."""
+    return pipeline, f"{pipeline}_tensor"
 
 
 def configurations(
     pipeline: str, spec: dict[str, Any], max_batch_size: int, max_queue_delay_us: int, instances: int
 ) -> list[Any]:
-    """Return the three models' configurations as Triton's own messages, so that no field can be misspelt."""
+    """Return the models' configurations as Triton's own messages, so that no field can be misspelt."""
     image = [("image", "TYPE_STRING", [1])]
     tensor = [("input", "TYPE_FP32", [spec["channels"], spec["image_size"], spec["image_size"]])]
     answer = [("label", "TYPE_STRING", [1]), ("scores", "TYPE_FP32", [len(spec["classes"])])]
-    preprocess_name, tensor_name, ensemble_name = models(pipeline)
-    configs = [
-        configuration(preprocess_name, image, tensor, max_batch_size),
-        configuration(tensor_name, tensor, answer, max_batch_size),
-        configuration(ensemble_name, image, answer, max_batch_size),
-    ]
-    for config in configs[:2]:
+    preprocess = configuration(parts(pipeline)[0], image, tensor, max_batch_size)
+    engine = configuration(parts(pipeline)[1], tensor, answer, max_batch_size)
+    for config in (preprocess, engine):
         run_in_python(config, max_queue_delay_us, instances)
-    configs[1].parameters["threads"].string_value = THREADS
-    chain(configs[2], configs[:2])
-    return configs
+    engine.parameters["threads"].string_value = THREADS
+    of_images = configuration(public(pipeline)[0], image, answer, max_batch_size)
+    of_tensors = configuration(public(pipeline)[1], tensor, answer, max_batch_size)
+    chain(of_images, [preprocess, engine])
+    chain(of_tensors, [engine])
+    return [preprocess, engine, of_images, of_tensors]
 
 
 def configuration(name: str, inputs: list[Any], outputs: list[Any], max_batch_size: int) -> Any:
@@ -129,15 +136,14 @@ def configuration(name: str, inputs: list[Any], outputs: list[Any], max_batch_si
 
 
 def run_in_python(config: Any, max_queue_delay_us: int, instances: int) -> None:
-    """Add what a model of the python backend needs; two versions stay loaded, so that a switch waits for nothing."""
+    """Add what a model of the python backend needs."""
     config.backend = "python"
-    config.version_policy.latest.num_versions = 2
     config.dynamic_batching.max_queue_delay_microseconds = max_queue_delay_us
     config.instance_group.add(count=instances, kind="KIND_CPU")
 
 
 def chain(ensemble: Any, steps: list[Any]) -> None:
-    """Make a model the chain of others, tensors handed on by name; deploy pins their version."""
+    """Make a model the chain of others, tensors handed on by name; deploy adds the version to theirs."""
     ensemble.platform = "ensemble"
     for config in steps:
         step = ensemble.ensemble_scheduling.step.add(model_name=config.name, model_version=-1)
@@ -152,11 +158,10 @@ def write_config(path: Path, config: Any) -> None:
     path.write_text(text_format.MessageToString(config))
 
 
-def copy(files: list[Path], folder: Path) -> None:
-    """Copy files into a folder under their own names, made now: Triton compares times to see what changed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def digest(repository: Path) -> str:

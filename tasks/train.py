@@ -65,13 +65,19 @@ def train(
 def fingerprint(knobs: dict[str, Any], workload: str, prepare: Path, augment: Path) -> str:
     """Hash everything that shapes the weights: knobs, data and code."""
     digest = hashlib.sha256(json.dumps(knobs, sort_keys=True).encode())
-    modality = CODE / "workloads" / workload.split("/")[0]
-    problem = CODE / "workloads" / workload
-    code = [CODE / "train.py", CODE / "learner.py", CODE / "interval.py", modality / "preprocess.py"]
-    code += [modality / "augment.py", problem / "data.py", problem / "network.py"]
-    for path in [*sorted(prepare.glob("*.tar")), prepare / "spec.json", augment / "augment.json", *code]:
+    for path in [*sorted(prepare.glob("*.tar")), prepare / "spec.json", augment / "augment.json", *code(workload)]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def code(workload: str) -> list[Path]:
+    """Return the files that shape the weights, as dvc.yaml lists them."""
+    modality, problem = CODE / "workloads" / workload.split("/")[0], CODE / "workloads" / workload
+    return [
+        *(CODE / name for name in ("train.py", "learner.py", "interval.py", "shards.py")),
+        *(modality / name for name in ("preprocess.py", "augment.py")),
+        *(problem / name for name in ("data.py", "network.py")),
+    ]
 
 
 def workplace(out: Path, mark: str) -> Path:

@@ -1,6 +1,5 @@
 """record: one finished MLflow run per set of inputs, whatever was interrupted, emptied or repeated."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,89 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from PIL import Image
 
 from tasks import champion, mirror
-from tasks import record as record_module
 from tasks.champion import promote
-from tasks.record import digests, record, run_key
+from tasks.ledger import onnx_of
+from tasks.record import record
+from tests.finished import CURVES, FINGERPRINT, inputs, network, write
 
-PARAMS = {"train": {"target": 0.9, "seed": 1}, "prepare": {"classes": ["a", "b"]}}
-FINGERPRINT = "f" * 64
-CURVES = "epoch,step,seconds,loss,validation\n0,10,0.5,1.5,\n0,20,1.5,1.0,0.7\n1,30,2.5,0.5,0.9\n"
 SERVED = {"served_accuracy": 0.91, "low": 0.9, "high": 0.92}
-
-
-def write(path: Path, content: Any) -> None:
-    """Write text, bytes or JSON to a file, its folder made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content if isinstance(content, str | bytes) else json.dumps(content)
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-
-
-def network() -> bytes:
-    """Return an ONNX model that sums the four pixels of a picture into two logits."""
-    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-    weights = onnx.numpy_helper.from_array(np.array([[1, -1]] * 4, np.float32), "weights")
-    nodes = [
-        helper.make_node("Flatten", ["input"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
-    ]
-    inputs = [helper.make_tensor_value_info("input", floats, ["batch", 1, 2, 2])]
-    outputs = [helper.make_tensor_value_info("logits", floats, ["batch", 2])]
-    graph = helper.make_graph(nodes, "toy", inputs, outputs, [weights])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10).SerializeToString()
-
-
-def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any]:
-    """Leave what the stages before record leave, and return record's arguments."""
-    pixel = root / "pixel.png"
-    root.mkdir(parents=True)
-    Image.new("L", (2, 2)).save(pixel)
-    for picture in ("prepare/samples.png", "augment/strip.png", "train/curves.png"):
-        write(root / picture, pixel.read_bytes())
-    write(root / "prepare/spec.json", {"classes": ["a", "b"], "image_size": 2, "counts": {"train": 8}})
-    write(root / "prepare/train-0.tar", b"shard")
-    write(root / "augment/augment.json", {"flip": {"probability": 0.5}})
-    write(root / "train/train.json", {"fingerprint": FINGERPRINT})
-    write(root / "train/curves.csv", CURVES)
-    write(root / "train/weights.safetensors", b"weights")
-    write(root / "train_metrics.json", {"target": 0.9, "reached": True, "value": 0.92, "n": 100})
-    write(root / "export/model.onnx", network())
-    write(root / "quantize/fp32.onnx", network())
-    write(root / "quantize/quantize.json", {"fp32": {"size_bytes": 9}})
-    names = {"onnxruntime-fp32": "fp32.onnx", "tensorrt_rtx-fp32": "fp32.engine"}
-    for engine, file in names.items():
-        backend, precision = engine.split("-")
-        write(root / "build" / backend / file, network())
-        entry = {
-            "backend": backend,
-            "precision": precision,
-            "file": file,
-            "device": "cpu",
-            "sha256": "0",
-            "size_bytes": 9,
-        }
-        write(root / "build" / backend / "build.json", {"engines": {engine: entry}})
-    score = {"accuracy": 0.91, "low": 0.9, "high": 0.92, "n": 100, "per_class": {"a": 0.9, "T-shirt/top (b)": 0.92}}
-    not_measured = {"not_measured": "no GPU"}
-    write(root / "evaluate.json", {"rows": {"onnxruntime-fp32": score, "tensorrt_rtx-fp32": not_measured}})
-    write(root / "measure.json", {"machine": {"cpu": "toy"}, "rows": {"onnxruntime-fp32": {"p50_ms": 0.5}}})
-    row = {"engine": "onnxruntime-fp32", "accuracy": 0.91, "p50_ms": 0.5, "size_bytes": 9, "verdict": "chosen"}
-    rows = [row, {"engine": "tensorrt_rtx-fp32", "verdict": "built, not measured here"}]
-    write(root / "select.json", {"chosen": chosen, "rows": rows})
-    write(root / "package/package.json", {"engine": chosen} | ({"sha256": "package-1"} if chosen else {}))
-    folders = ("prepare", "augment", "train", "export", "quantize", "build", "package")
-    files = ("train_metrics", "evaluate", "measure", "select")
-    paths = {name: root / name for name in folders} | {name: root / f"{name}.json" for name in files}
-    return {
-        "pipeline": "toy",
-        "backends": ["onnxruntime", "tensorrt_rtx"],
-        "params": PARAMS,
-        "out": root / "out.json",
-    } | paths
 
 
 @pytest.fixture(scope="module")
@@ -275,38 +200,9 @@ def test_of_two_runs_with_one_package_the_recorded_one_is_promoted(
         assert str(aliases[champion.ALIAS]) == receipt["model_version"]
 
 
-def test_the_run_key_names_the_inputs_and_nothing_else(tmp_path: Path) -> None:
+def test_the_onnx_of_an_engine_is_the_one_it_was_built_from(tmp_path: Path) -> None:
     asked = inputs(tmp_path / "toy")
-    deps = {name: path for name, path in asked.items() if isinstance(path, Path) and name != "out"}
-
-    def key(**changed: Any) -> str:
-        return run_key(digests(deps), changed.get("params", PARAMS), changed.get("backends", ["onnxruntime"]))
-
-    first = key()
-    write(tmp_path / "toy/out.json", "not an input")
-    assert key() == first
-    assert key(params={**PARAMS, "train": {"target": 0.8, "seed": 1}}) != first
-    assert key(backends=["openvino"]) != first
-    for path in deps.values():
-        file = path if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())[0]
-        kept = file.read_bytes()
-        file.write_bytes(kept + b" ")
-        assert key() != first, f"{file} is an input"
-        file.write_bytes(kept)
-    shutil.copytree(tmp_path / "toy", tmp_path / "elsewhere")
-    deps = {name: tmp_path / "elsewhere" / path.relative_to(tmp_path / "toy") for name, path in deps.items()}
-    assert key() == first, "where the inputs lie does not matter"
-
-
-def test_the_commit_is_unknown_without_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert record_module.git_commit() == "unknown"
-    monkeypatch.setenv("PATH", "")
-    assert record_module.git_commit() == "unknown"
-
-
-def test_an_address_is_written_without_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert mirror.without_credentials("https://user:secret@mlflow:5000/x") == "https://mlflow:5000/x"
-    assert mirror.without_credentials(f"sqlite:///{tmp_path}/.state/mlflow.db") == "sqlite:///.state/mlflow.db"
+    write(tmp_path / "toy/quantize/int8.onnxruntime.onnx", b"another dialect")
+    engine = json.loads((asked["build"] / "tensorrt_rtx/build.json").read_text())["engines"]["tensorrt_rtx-fp32"]
+    assert onnx_of(engine, asked).read_bytes() == network()
+    assert onnx_of(engine, asked).parent == asked["quantize"]

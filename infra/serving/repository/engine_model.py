@@ -1,4 +1,4 @@
-"""`<pipeline>_tensor` inside Triton: network input to class name and scores, with the chosen engine.
+"""`<pipeline>_engine` inside Triton: network input to class name and scores, with the chosen engine.
 
 `package` copies this file, the engine and spec.json into one version folder; it needs nothing else of the project.
 """

@@ -1,0 +1,36 @@
+# Two commands: `make run` and `make test`. Both set up what they need.
+PIPELINE ?= fashion
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+UV := 0.13.9
+
+.PHONY: run test up down setup lock lint gpu-check
+run: .venv/ready ## data -> trained -> optimised -> deployed
+	@$(BIN)/python -m flows.cli run $(PIPELINE)
+
+test: .venv/ready ## the whole test suite
+	@$(BIN)/python -m flows.cli setup
+	@$(BIN)/python -m pytest
+
+up: .venv/ready ## start Prefect, MLflow's UI, Triton and the schedule
+	@$(BIN)/python -m flows.cli up
+
+down: ## stop what `make up` or `make run` started
+	@$(BIN)/python -m flows.cli down
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	@echo "First run: downloads about 1.4 GB once, then 13 steps; about 8 minutes on 2 cores."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) 2>/dev/null
+	@UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+lock: ## pin every package anew
+	@UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --quiet \
+	  --no-emit-find-links --no-emit-index-url --no-header --no-annotate | sed -E 's/^(torch==[0-9.]+)\+cpu/\1/' > requirements.lock
+
+lint: .venv/ready
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,0 +1,114 @@
+"""The command line: `engineworks run|up|down`. Exit codes: 0 deployed or unchanged, 3 refused by a gate, 1 error."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows import addresses, services, serving, terminal
+from flows.refusal import Refused
+from tasks import settings
+
+REFUSED = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command in the checkout."""
+    parser = argparse.ArgumentParser(prog="engineworks", description="Labelled images to a served, optimised network.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="bring a pipeline up to date and deploy it; starts what is not up")
+    run.add_argument("pipeline", nargs="?", default="fashion")
+    commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
+    commands.add_parser("down", help="stop what `up` started")
+    commands.add_parser("setup", help="make the server's own environment")
+    arguments = parser.parse_args(argv)
+    if not Path("params.yaml").exists():
+        terminal.say("error: no params.yaml here; run this in the checkout's root")
+        return 1
+    try:
+        addresses.adopt()
+        if arguments.command == "run":
+            return run_pipeline(arguments.pipeline)
+        {"up": up, "down": down, "setup": serving.install}[arguments.command]()
+    except ValueError as error:
+        terminal.say(f"error: {error}")
+        return 1
+    return 0
+
+
+def run_pipeline(pipeline: str) -> int:
+    """Start what is not up, bring the pipeline up to date, deploy it, and print the table."""
+    begun = time.monotonic()
+    for name, value in addresses.inherited().items():
+        terminal.say(f"using {name}={value}")
+    serving.install()
+    every = services.known()
+    started = services.start(every)
+    if started:
+        terminal.say(f"starting {', '.join(started)}; noise goes to {services.LOGS}")
+    from flows import graph
+
+    graph.settle(Path.cwd())
+    from flows.pipeline import run
+    from flows.stage import StageFailed
+
+    services.wait(every)
+    try:
+        result = run(pipeline)
+    except (Refused, StageFailed, ValueError) as error:
+        return explain(error, pipeline)
+    summarise(pipeline, result, time.monotonic() - begun)
+    return 0
+
+
+def explain(error: Exception, pipeline: str) -> int:
+    """Say why a run did not deploy; return the exit code."""
+    if isinstance(error, Refused):
+        terminal.say("refused by a gate; what was live before serves on:")
+        for reason in error.reasons:
+            terminal.say(f"  - {reason}")
+        return REFUSED
+    terminal.say(f"error: {error}")
+    return 1
+
+
+def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> None:
+    """Print the table, the served accuracy, the addresses and a line to try."""
+    receipt, selection = result["receipt"], result["selection"]
+    terminal.say()
+    terminal.say(terminal.table(selection["rows"]))
+    terminal.say()
+    low, high, n = receipt["low"], receipt["high"], receipt["n"]
+    terminal.say(f"live: {receipt['engine']}, version {receipt['version']}, objective {selection['objective']}")
+    terminal.say(f"served accuracy {receipt['served_accuracy']:.4f} ({low:.4f} to {high:.4f}, n={n:,})")
+    executed, rest = len(result["executed"]), seconds - result["computing"]
+    terminal.say(f"{executed} stages ran, {seconds:.0f} s in all, of which orchestration {rest:.0f} s")
+    terminal.say()
+    for name, link in services.links().items():
+        terminal.say(f"{name:<8}{link}")
+    picture = settings.STATE / "examples" / f"{pipeline}.png"
+    terminal.say("\nClassify a picture:")
+    terminal.say(f"  sh infra/serving/request.sh {picture} | curl -s --data-binary @- \\")
+    terminal.say(f"    -H Inference-Header-Content-Length:256 {receipt['url'].removeprefix('http://')}")
+
+
+def up() -> None:
+    """Start every server and wait until it answers."""
+    serving.install()
+    every = services.known()
+    started = services.start(every)
+    services.wait(every)
+    terminal.say(f"started {', '.join(started)}" if started else "all is up")
+    for name, link in services.links().items():
+        terminal.say(f"{name:<8}{link}")
+
+
+def down() -> None:
+    """Stop what we started."""
+    stopped = services.stop()
+    terminal.say(f"stopped {', '.join(stopped)}" if stopped else "nothing was up")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""What DVC knows: the stages of a pipeline in order, and which of them are stale."""
+
+from pathlib import Path
+from typing import Any
+
+LAST = "record"
+
+
+class Graph:
+    """DVC's own view of one pipeline; `reload` after a stage ran."""
+
+    def __init__(self, pipeline: str) -> None:
+        self.pipeline = pipeline
+        self.repo: Any = None
+        self.reload()
+
+    def reload(self) -> None:
+        """Read dvc.yaml, dvc.lock and params.yaml afresh."""
+        from dvc.repo import Repo
+
+        if self.repo is not None:
+            self.repo.close()
+        self.repo = Repo(".")
+
+    def stages(self) -> list[str]:
+        """Return the addresses (`train@fashion`) of all stages up to record, upstream first."""
+        import networkx
+
+        graph = self.repo.index.graph  # edges point from a stage to what it needs
+        last = next((stage for stage in graph if stage.addressing == f"{LAST}@{self.pipeline}"), None)
+        if last is None:
+            raise ValueError(f"params.yaml: no pipeline '{self.pipeline}'")
+        needed = networkx.descendants(graph, last) | {last}
+        ordered = networkx.topological_sort(graph.subgraph(needed).reverse())
+        return [stage.addressing for stage in ordered]
+
+    def is_fresh(self, stage: str) -> bool:
+        """Tell whether a stage's outputs, dependencies and knobs are all as dvc.lock says."""
+        return not self.repo.status(targets=[stage])
+
+    def close(self) -> None:
+        """Let go of DVC's files."""
+        self.repo.close()
+
+
+def settle(root: Path) -> None:
+    """Make DVC work in a copy without `.git`, and in one with it."""
+    from dvc.config import Config
+
+    config = Config(str(root / ".dvc"), validate=False)
+    local = config.load_one("local")
+    without_git = not (root / ".git").exists()
+    if bool(local.get("core", {}).get("no_scm")) == without_git:
+        return
+    with config.edit("local") as changed:
+        changed.setdefault("core", {})["no_scm"] = without_git

@@ -1,0 +1,62 @@
+"""The main flow: a conductor that asks DVC what is stale, runs that, deploys, and knows no stage by name."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows import terminal
+from flows.deploy import deploy
+from flows.graph import Graph
+from flows.mirroring import mirrored
+from flows.stage import stage
+
+
+@flow(name="run", flow_run_name="{pipeline}")
+def run(pipeline: str = "fashion") -> dict[str, Any]:
+    """Bring every stage of a pipeline up to date, record it, deploy it; return what happened, in numbers.
+
+    `Refused` where a gate does not let the result go live: the run stays recorded and the live version serves on.
+    """
+    started = time.monotonic()
+    computing, executed = conduct(pipeline)
+    from tasks.record import heal
+
+    heal(pipeline)
+    selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
+    report(pipeline, selection)
+    receipt = deploy(pipeline)
+    seconds = time.monotonic() - started
+    return {"receipt": receipt, "selection": selection, "executed": executed, "computing": computing, "seconds": seconds}
+
+
+def conduct(pipeline: str) -> tuple[float, list[str]]:
+    """Bring the stages up to date one by one; return the seconds of their own computing and which ones ran."""
+    computing, executed = 0.0, []
+    graph = Graph(pipeline)
+    try:
+        for name in graph.stages():
+            fresh = graph.is_fresh(name)
+            with mirrored(pipeline, watch=not fresh):
+                state = stage(name, fresh, return_state=True)
+            seconds = state.result()
+            if state.name != "Cached":
+                computing += seconds
+                executed.append(name)
+            if not fresh:
+                graph.reload()
+    finally:
+        graph.close()
+    return computing, executed
+
+
+def report(pipeline: str, selection: dict[str, Any]) -> None:
+    """Leave the table of engines on the Prefect run."""
+    columns = ("engine", "accuracy", "low", "high", "p50_ms", "p99_ms", "images_per_s", "size_bytes", "verdict")
+    rows = [{column: row.get(column, "–") for column in columns} for row in selection["rows"]]
+    key = pipeline.replace("_", "-")
+    create_table_artifact(rows, key=f"engines-{key}", description=f"Engines of {pipeline}: {selection['objective']} decides")
+    create_markdown_artifact(f"```\n{terminal.table(selection['rows'])}\n```", key=f"report-{key}")

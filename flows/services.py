@@ -1,0 +1,179 @@
+"""The servers a run needs, started detached and stopped by id: Prefect, MLflow's UI, Triton, the schedule."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from flows import addresses, serving
+from tasks import settings
+
+PIDS = settings.STATE / "pids"
+LOGS = settings.STATE / "logs"
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """How to start a server and how to see that it is up."""
+
+    name: str
+    command: Callable[[], list[str]]
+    health: str  # address that answers 200 once it is up; empty for a process without one
+    ports: tuple[str, ...] = ()
+    environment: Callable[[], dict[str, str]] = field(default=lambda: dict(os.environ))
+
+
+def known() -> list[Service]:
+    """Return the services in the order of their start; those that the caller already has are left out."""
+    inherited = addresses.inherited()
+    every = [
+        Service("prefect", prefect, f"http://{addresses.address('PREFECT')}/api/health", ("PREFECT",)),
+        Service("mlflow", mlflow, f"http://{addresses.address('MLFLOW')}/health", ("MLFLOW",)),
+        Service(
+            "triton",
+            serving.command,
+            f"http://{addresses.address('TRITON_HTTP')}/v2/health/live",
+            ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS"),
+            serving.environment,
+        ),
+        Service("schedule", lambda: [sys.executable, "-m", "flows.schedule"], ""),
+    ]
+    theirs = {"PREFECT_API_URL": "prefect", "MLFLOW_TRACKING_URI": "mlflow"}
+    return [service for service in every if service.name not in {theirs[name] for name in inherited}]
+
+
+def prefect() -> list[str]:
+    """Return the command of Prefect's server and UI."""
+    port = str(addresses.port("PREFECT"))
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", addresses.HOST, "--port", port]
+
+
+def mlflow() -> list[str]:
+    """Return the command of MLflow's UI over the store that runs are recorded in."""
+    home = (settings.STATE / "mlflow").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", addresses.HOST, "--port", str(addresses.port("MLFLOW"))),
+        *("--workers", "1", "--backend-store-uri", settings.tracking_uri()),
+        *("--artifacts-destination", str(home / "artifacts")),
+    ]
+
+
+def start(services: Iterable[Service]) -> list[str]:
+    """Start what is not running, without waiting; return the names started. A taken port is a `ValueError`."""
+    due = [service for service in services if process(service.name) is None]
+    for service in due:
+        for name in service.ports:
+            refuse_taken(name)
+    for service in due:
+        spawn(service)
+    return [service.name for service in due]
+
+
+def refuse_taken(name: str) -> None:
+    """Raise `ValueError` where somebody else listens on a port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((addresses.HOST, addresses.port(name)))
+        except OSError:
+            raise ValueError(
+                f"port {addresses.port(name)} is taken by another program; set {addresses.variable(name)} to a free one"
+            ) from None
+
+
+def spawn(service: Service) -> None:
+    """Start a process of its own session, its streams in a file, so that it outlives us and any pipe."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    PIDS.mkdir(parents=True, exist_ok=True)
+    with (LOGS / f"{service.name}.log").open("ab") as log:
+        child = subprocess.Popen(
+            service.command(),
+            env=service.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    mark = {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
+    (PIDS / f"{service.name}.json").write_text(json.dumps(mark))
+
+
+def process(name: str) -> psutil.Process | None:
+    """Return a service's living process; a process id that was given to another program does not count."""
+    path = PIDS / f"{name}.json"
+    if not path.exists():
+        return None
+    mark = json.loads(path.read_text())
+    try:
+        found = psutil.Process(mark["pid"])
+        alive = found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - mark["created"]) < 1
+    except psutil.NoSuchProcess:
+        return None
+    return found if alive else None
+
+
+def wait(services: Iterable[Service]) -> None:
+    """Wait until each service answers; `ValueError` with its last words where one does not."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    for service in services:
+        while service.health and not answers(service.health):
+            if process(service.name) is None or time.monotonic() > deadline:
+                log = LOGS / f"{service.name}.log"
+                last = log.read_text(errors="replace").strip().splitlines()[-3:]
+                raise ValueError(f"{service.name} does not come up; {log} ends with:\n" + "\n".join(last))
+            time.sleep(0.2)
+
+
+def answers(url: str) -> bool:
+    """Tell whether an address answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop() -> list[str]:
+    """Stop every service we started, last one first, and wait for its end; return the names."""
+    stopped = []
+    for path in sorted(PIDS.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        found = process(path.stem)
+        if found is not None:
+            family = [found, *found.children(recursive=True)]
+            found.send_signal(signal.SIGINT)
+            _, left = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+            for each in left:
+                each.kill()
+            psutil.wait_procs(left, timeout=5)
+            stopped.append(path.stem)
+        path.unlink()
+    return stopped
+
+
+def links() -> dict[str, str]:
+    """Return the addresses that people open."""
+    inherited = addresses.inherited()
+    return {
+        "Prefect": inherited.get("PREFECT_API_URL", f"http://{addresses.address('PREFECT')}").removesuffix("/api"),
+        "MLflow": inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}"),
+        "Triton": f"http://{addresses.address('TRITON_HTTP')}",
+    }
+
+
+def log_file(name: str) -> Path:
+    """Return where a stage's or a service's noise goes."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    return LOGS / f"{name}.log"

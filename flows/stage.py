@@ -1,0 +1,98 @@
+"""One DVC stage as a Prefect task: its lines in the run's log, its noise in a file, one line on the terminal."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+
+from flows import services, terminal
+from tasks.command import SECONDS
+
+
+class StageFailed(Exception):
+    """A stage ended in an error; carries its own words."""
+
+
+@task(cache_policy=NO_CACHE, task_run_name="{name}")
+def stage(name: str, fresh: bool) -> State[float]:
+    """Let DVC bring one stage up to date; the state's result is the seconds of the stage's own computing.
+
+    A fresh stage starts no process and ends as Cached.
+    """
+    if fresh:
+        terminal.outcome(name, "fresh", None, "")
+        return Completed(name="Cached", message="DVC: nothing it depends on has changed", data=0.0)
+    started = time.monotonic()
+    seconds, last = run(name)
+    if seconds is None:
+        terminal.outcome(name, "restored", time.monotonic() - started, "from DVC's run cache")
+        return Completed(name="Cached", message="DVC: restored from its run cache", data=0.0)
+    terminal.outcome(name, "done", time.monotonic() - started, last)
+    return Completed(message=last, data=seconds)
+
+
+def run(name: str) -> tuple[float | None, str]:
+    """Run `dvc repro` for one stage; return the stage's own seconds (None where it did not run) and its last line."""
+    log, log_path = get_run_logger(), services.log_file(name.replace("@", "-"))
+    seconds, last = None, ""
+    with log_path.open("w") as noise:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            start_new_session=True,
+        )
+        assert child.stdout is not None and child.stderr is not None
+        drain = threading.Thread(target=copy, args=(child.stderr, noise), daemon=True)
+        drain.start()
+        try:
+            for line in child.stdout:
+                noise.write(line)
+                if line.startswith(SECONDS):
+                    seconds = float(line.removeprefix(SECONDS))
+                else:
+                    last = line.rstrip()
+                    log.info("%s", last)
+                    terminal.progress(name, last)
+            child.wait()
+        finally:
+            end(child)
+        drain.join()
+    if child.returncode:
+        raise StageFailed(f"{name} failed: {words(log_path)}")
+    return seconds, last
+
+
+def copy(source: IO[str], target: IO[str]) -> None:
+    """Copy a stream line by line."""
+    for line in source:
+        target.write(line)
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    """End a stage that is still running with everything it started: a trainer must not outlive its run."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def words(log_path: Path) -> str:
+    """Return what a failed stage said: from its `error:` line on, else the last line; and where to read on."""
+    lines = [line.rstrip() for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
+    start = next((i for i, line in enumerate(lines) if line.startswith("error: ")), len(lines) - 1)
+    return "\n".join(lines[start:]).removeprefix("error: ") + f"\n  (all of it: {log_path})"
