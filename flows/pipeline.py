@@ -30,7 +30,8 @@ def run(pipeline: str = "fashion") -> dict[str, Any]:
     report(pipeline, selection)
     receipt = deploy(pipeline)
     seconds = time.monotonic() - started
-    return {"receipt": receipt, "selection": selection, "executed": executed, "computing": computing, "seconds": seconds}
+    numbers = {"executed": executed, "computing": computing, "seconds": seconds}
+    return {"receipt": receipt, "selection": selection, **numbers}
 
 
 def conduct(pipeline: str) -> tuple[float, list[str]]:
@@ -56,7 +57,8 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
 def report(pipeline: str, selection: dict[str, Any]) -> None:
     """Leave the table of engines on the Prefect run."""
     columns = ("engine", "accuracy", "low", "high", "p50_ms", "p99_ms", "images_per_s", "size_bytes", "verdict")
-    rows = [{column: row.get(column, "–") for column in columns} for row in selection["rows"]]
+    rows = [{column: row.get(column, "-") for column in columns} for row in selection["rows"]]
     key = pipeline.replace("_", "-")
-    create_table_artifact(rows, key=f"engines-{key}", description=f"Engines of {pipeline}: {selection['objective']} decides")
+    title = f"Engines of {pipeline}: {selection['objective']} decides"
+    create_table_artifact(rows, key=f"engines-{key}", description=title)
     create_markdown_artifact(f"```\n{terminal.table(selection['rows'])}\n```", key=f"report-{key}")

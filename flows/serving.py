@@ -123,12 +123,17 @@ def command() -> list[str]:
         f"--model-repository={MODELS}",
         f"--backend-directory={SERVING / 'backends'}",
         "--model-control-mode=explicit",
-        *(f"--load-model={path.parent.name}" for path in sorted(MODELS.glob("*/config.pbtxt"))),
+        *(f"--load-model={name}" for name in deployed()),
         "--exit-on-error=false",  # a model that no longer loads must not take the others down
         "--exit-timeout-secs=10",
         "--allow-gpu-metrics=false",
         *listen,
     ]
+
+
+def deployed() -> list[str]:
+    """Name the models that clients ask; the server loads with them the parts they point at, and no older ones."""
+    return sorted(path.parent.name for path in MODELS.glob("*/config.pbtxt") if "." not in path.parent.name)
 
 
 def environment() -> dict[str, str]:

@@ -44,9 +44,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'engine':<18}{'accuracy':>9}{'p50 ms':>8}{'p99 ms':>8}{'images/s':>9}{'MB':>6}  verdict"]
     notes = []
     for row in rows:
-        size = f"{row['size_bytes'] / 1e6:.2f}" if row["size_bytes"] else "–"
+        size = f"{row['size_bytes'] / 1e6:.2f}" if row["size_bytes"] else "-"
         if "not_measured" in row:
-            cells, verdict = f"{'–':>9}{'–':>8}{'–':>8}{'–':>9}", "built, not run here"
+            cells, verdict = f"{'-':>9}{'-':>8}{'-':>8}{'-':>9}", "built, not run here"
             notes.append(f"{row['engine']}: {row['verdict']}")
         else:
             cells = f"{row['accuracy']:>9.4f}{row['p50_ms']:>8.3f}{row['p99_ms']:>8.3f}{row['images_per_s']:>9,.0f}"

@@ -79,7 +79,7 @@ def cycle(step: int, steps: int) -> float:
 
 
 class StopAtTarget(pl.Callback):
-    """After each epoch: a row of `curves.csv`; the best weights kept; stop once the interval's lower end clears the target."""
+    """After each epoch: a row of curves.csv, the best weights kept, and a stop once the interval clears the target."""
 
     def __init__(self, folder: Path, target: float, metric: str) -> None:
         self.folder, self.target, self.metric = folder, target, metric

@@ -61,18 +61,21 @@ def prepare(
     }
     with atomic.folder(out) as folder:
         for name, samples in splits.items():
-            shards.write(folder, name, ((s.data, s.label) for s in samples), shard_size)
+            shards.write(folder, name, [(s.data, s.label) for s in samples], shard_size)
         atomic.write_json(folder / "spec.json", spec)
         atomic.write_json(folder / "report.json", report(splits, rejected))
         write_golden(folder, sorted(splits["test"], key=lambda s: s.content)[:golden], spec, workload)
-        balance = {
-            name: [Counter(s.label for s in samples)[i] for i in range(len(classes))]
-            for name, samples in splits.items()
-        }
+        balance = {name: per_class(samples, len(classes)) for name, samples in splits.items()}
         pictures.class_balance(folder / "class_balance.png", classes, balance)
         pictures.sample_grid(folder / "samples.png", classes, grid(splits["train"], source, channels, len(classes)))
-    used, seen = sum(spec["counts"].values()), sum(spec["counts"].values()) + len(rejected)
-    print(f"{seen:,} files seen = {used:,} used + {len(rejected):,} rejected")
+    used = sum(len(samples) for samples in splits.values())
+    print(f"{used + len(rejected):,} files seen = {used:,} used + {len(rejected):,} rejected")
+
+
+def per_class(samples: list[Checked], classes: int) -> list[int]:
+    """Count the samples of each class."""
+    counts = Counter(sample.label for sample in samples)
+    return [counts[label] for label in range(classes)]
 
 
 def check(

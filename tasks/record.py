@@ -118,7 +118,7 @@ def own_run(client: "MlflowClient", experiment_id: str, pipeline: str, key: str,
             client.delete_run(run.info.run_id)
     if own is None:
         tags = {RUN_KEY: key, FINGERPRINT: fingerprint, "mlflow.source.name": "engineworks"}
-        own = client.create_run(experiment_id, tags=tags)
+        own = client.create_run(experiment_id, tags=tags, run_name=f"{pipeline}-{key[:8]}")
         mirror(train / "curves.csv", own.info.run_id, 0)
     client.update_run(own.info.run_id, name=f"{pipeline}-{key[:8]}")
     return own

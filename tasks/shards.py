@@ -3,47 +3,35 @@
 import io
 import struct
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SUFFIXES = ("image", "label")
 
 
-def write(folder: Path, split: str, samples: Iterable[tuple[bytes, int]], shard_size: int) -> int:
-    """Pack samples into `<split>-NNNNN.tar` and `.idx`; return their number.
+def write(folder: Path, split: str, samples: Sequence[tuple[bytes, int]], shard_size: int) -> None:
+    """Pack samples into `<split>-NNNNN.tar` and `.idx`.
 
     A sample is two members, `NNNNNNNN.image` (encoded bytes) and `.label` (int32, little endian). The bytes of a shard
     depend on its samples only.
     """
-    count, shard, index = 0, None, []
-    for data, label in samples:
-        if count % shard_size == 0:
-            close(shard, index)
-            shard, index = (
-                tarfile.open(folder / f"{split}-{count // shard_size:05d}.tar", "w", format=tarfile.USTAR_FORMAT),
-                [],
-            )
-        assert shard is not None
-        components = []
-        for suffix, payload in zip(SUFFIXES, (data, struct.pack("<i", label)), strict=True):
-            name = f"{count:08d}.{suffix}"
-            member = tarfile.TarInfo(name)
-            member.size = len(payload)
-            start = shard.offset + tarfile.BLOCKSIZE
-            shard.addfile(member, io.BytesIO(payload))
-            components.append(f"{suffix} {start} {len(payload)} {name}")
-        index.append(" ".join(components))
-        count += 1
-    close(shard, index)
-    return count
+    for number, start in enumerate(range(0, len(samples), shard_size)):
+        write_shard(folder / f"{split}-{number:05d}.tar", start, samples[start : start + shard_size])
 
 
-def close(shard: tarfile.TarFile | None, index: list[str]) -> None:
-    """Finish a shard and write its index (DALI's `wds2idx` format, version 1.2) beside it."""
-    if shard is None:
-        return
-    shard.close()
-    Path(str(shard.name)).with_suffix(".idx").write_text("\n".join([f"v1.2 {len(index)}", *index]) + "\n")
+def write_shard(path: Path, first: int, samples: Sequence[tuple[bytes, int]]) -> None:
+    """Write one tar and its index (DALI's `wds2idx` format, version 1.2) beside it."""
+    index = [f"v1.2 {len(samples)}"]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
+        for number, (data, label) in enumerate(samples, start=first):
+            components = []
+            for suffix, payload in zip(SUFFIXES, (data, struct.pack("<i", label)), strict=True):
+                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                member.size = len(payload)
+                components.append(f"{suffix} {shard.offset + tarfile.BLOCKSIZE} {len(payload)} {member.name}")
+                shard.addfile(member, io.BytesIO(payload))
+            index.append(" ".join(components))
+    path.with_suffix(".idx").write_text("\n".join(index) + "\n")
 
 
 def paths(folder: Path, split: str) -> list[Path]:

@@ -115,7 +115,7 @@ def fit(workload: str, prepare: Path, augment: Path, folder: Path, knobs: dict[s
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,  # DALI ignores a reset in mid-epoch, so a sanity check would shorten the first validation
+        num_sanity_val_steps=0,  # DALI ignores a reset in mid-epoch: a check would shorten epoch 1's validation
         use_distributed_sampler=False,
         default_root_dir=folder,
     )

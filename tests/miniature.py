@@ -1,4 +1,4 @@
-"""A miniature of the product: a copy of the checkout with toy knobs and a drawn data set, for tests that run the whole path."""
+"""A miniature of the product: a copy of the checkout with toy knobs and a drawn data set, to run the whole path."""
 
 import hashlib
 import os
@@ -19,7 +19,14 @@ SIZES = {"train": 1600, "t10k": 400}
 KNOBS: dict[str, dict[str, Any]] = {
     "prepare": {"classes": CLASSES, "validation": 300, "calibration": 64, "golden": 8, "shard_size": 500},
     "augment": {"rotation": {"range": [-5, 5], "probability": 0.5}},
-    "train": {"target": 0.6, "width": 16, "batch_size": 32, "learning_rate": 0.1, "schedule_epochs": 2, "max_epochs": 3},
+    "train": {
+        "target": 0.6,
+        "width": 16,
+        "batch_size": 32,
+        "learning_rate": 0.1,
+        "schedule_epochs": 2,
+        "max_epochs": 3,
+    },
     "evaluate": {"batch_size": 100},
     "measure": {"rounds": 2},
     "select": {"max_accuracy_drop": 0.05},

@@ -73,7 +73,9 @@ def test_every_section_belongs_to_a_stage_or_a_flow() -> None:
 def test_every_path_of_a_command_is_declared(stage: str) -> None:
     wiring, _ = signature(function(stage))
     line = words(stage)[5:]
-    given = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(line[::2], line[1::2], strict=True)}
+    given = {
+        name.removeprefix("--").replace("-", "_"): value for name, value in zip(line[::2], line[1::2], strict=True)
+    }
     assert set(given) == set(wiring) - FACTS
     declared = set(paths(stage, "deps", "outs", "metrics"))
     assert {value for value in given.values() if "/" in value} <= declared

@@ -41,7 +41,7 @@ def listener(trt: Any) -> tuple[Any, list[str]]:
     """Return a logger that keeps errors, and the list it keeps them in: the builder reports by it alone."""
     words: list[str] = []
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

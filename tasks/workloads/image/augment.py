@@ -94,7 +94,7 @@ def variants(
         batch_size=len(images),
         num_threads=1,
         device_id=None,
-        seed=seed,
+        seed=0,
         prefetch_queue_depth=1,
         exec_pipelined=False,
         exec_async=False,

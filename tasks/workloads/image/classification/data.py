@@ -53,7 +53,7 @@ def pipeline(
     training = augmentation is not None
     graph = Pipeline(batch_size=batch_size, num_threads=threads, device_id=0 if device == "gpu" else None, seed=seed)
     with graph:
-        encoded, label = fn.readers.webdataset(
+        components: Any = fn.readers.webdataset(
             name="reader",
             paths=[str(path) for path in paths],
             index_paths=[str(path.with_suffix(".idx")) for path in paths],
@@ -64,6 +64,7 @@ def pipeline(
             pad_last_batch=not training,
             seed=seed,
         )
+        encoded, label = components
         image = preprocess.decode(encoded, spec, device)
         flipped: Any = 0
         if augmentation is not None:
