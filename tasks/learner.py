@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from tasks.interval import wilson
 
-WARM_UP = 0.25  # share of the cycle that the learning rate climbs
-FLOOR = 0.01  # share of the peak where it rests after the cycle
+WARM_UP = 0.2  # share of the cycle that the learning rate climbs
+START = 0.1  # share of the peak where it begins
+FLOOR = 0.02  # share of the peak where it rests after the cycle
 MOMENTUM = 0.9
 PROGRESS_S = 5.0
 
@@ -74,8 +75,8 @@ def cycle(step: int, steps: int) -> float:
     """Return the share of the peak learning rate: linear up, linear down to the floor, then rest there."""
     peak = max(1, int(WARM_UP * steps))
     if step < peak:
-        return max(FLOOR, step / peak)
-    return max(FLOOR, (steps - step) / max(1, steps - peak))
+        return START + (1 - START) * step / peak
+    return max(FLOOR, 1 - (1 - FLOOR) * (step - peak) / max(1, steps - peak))
 
 
 class StopAtTarget(pl.Callback):

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from tasks import atomic, settings
 from tasks.champion import PACKAGE, version_of
 from tasks.champion import promote as promote
@@ -42,32 +44,42 @@ def record(
     A run that was interrupted, or that followed the training, is completed; where MLflow was emptied, the run is
     recorded again. `ValueError` where MLflow does not answer.
     """
-    deps = {
-        "prepare": prepare,
-        "augment": augment,
-        "train": train,
-        "train_metrics": train_metrics,
-        "export": export,
-        "quantize": quantize,
-        "build": build,
-        "evaluate": evaluate,
-        "measure": measure,
-        "select": select,
-        "package": package,
-    }
+    deps = dict(prepare=prepare, augment=augment, train=train, train_metrics=train_metrics, export=export)
+    deps |= dict(quantize=quantize, build=build, evaluate=evaluate, measure=measure, select=select, package=package)
+    receipt = keep(pipeline, backends, params, deps)
+    if not out.exists() or json.loads(out.read_text()) != receipt:
+        atomic.write_json(out, receipt)
+
+
+def heal(pipeline: str) -> None:
+    """Record a pipeline's run again where MLflow was emptied since; the receipt, an output of DVC, stays as it is.
+
+    What the run is made of is read from the stage's own command in dvc.yaml.
+    """
+    from tasks.command import PARAMS, bind
+
+    command = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["record"]["do"]["cmd"]
+    words = command.replace("${key}", pipeline).split()
+    _, arguments = bind(words[words.index("record") :], yaml.safe_load(PARAMS.read_text()))
+    asked = {name: arguments.pop(name) for name in ("pipeline", "backends", "params")}
+    keep(**asked, deps={name: Path(path) for name, path in arguments.items() if name != "out"})
+
+
+def keep(pipeline: str, backends: list[str], params: dict[str, Any], deps: dict[str, Path]) -> dict[str, Any]:
+    """See to it that MLflow holds the run of these inputs, finished and with its model; return the receipt."""
     hashes = digests(deps)
     key = run_key(hashes, params, backends)
-    chosen = json.loads(select.read_text())["chosen"]
+    chosen = json.loads(deps["select"].read_text())["chosen"]
     client, experiment_id = connect(pipeline)
     run = next((run for run in tagged(client, experiment_id, RUN_KEY, key) if run.info.status == "FINISHED"), None)
     number = version_of(client, pipeline, run.info.run_id) if run and chosen else None
     if run is None or (chosen and number is None):
-        run = own_run(client, experiment_id, pipeline, key, train)
+        run = own_run(client, experiment_id, pipeline, key, deps["train"])
         found = reports(deps, backends)
         tags = {RUN_KEY: key, "data_hash": data_hash(hashes), **facts(found)}
         number = fill(client, run, pipeline, params | {"backends": backends}, deps, found, tags)
         print(f"recorded {pipeline}-{key[:8]} in MLflow" + (f", model version {number}" if number else ", no model"))
-    receipt = {
+    return {
         "run_key": key,
         "run_id": run.info.run_id,
         "experiment": pipeline,
@@ -75,8 +87,6 @@ def record(
         "model_version": number,
         "tracking_uri": without_credentials(settings.tracking_uri()),
     }
-    if not out.exists() or json.loads(out.read_text()) != receipt:
-        atomic.write_json(out, receipt)
 
 
 def digests(deps: dict[str, Path]) -> dict[str, str]:

@@ -16,8 +16,8 @@ import pytest
 from tasks import champion, mirror
 from tasks.champion import promote
 from tasks.ledger import onnx_of
-from tasks.record import record
-from tests.finished import CURVES, FINGERPRINT, inputs, network, write
+from tasks.record import heal, record
+from tests.finished import CURVES, FINGERPRINT, PARAMS, inputs, network, write
 
 SERVED = {"served_accuracy": 0.91, "low": 0.9, "high": 0.92}
 
@@ -164,6 +164,24 @@ def test_an_emptied_store_heals(
     receipt = json.loads(out.read_text())
     assert receipt["run_id"] == run.info.run_id != recorded.receipt["run_id"]
     assert receipt["run_key"] == recorded.receipt["run_key"] and receipt["model_version"] == "1"
+
+
+def test_heal_records_what_the_stage_in_dvc_yaml_would(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = inputs(tmp_path / "healed") | {"pipeline": "healed"}
+    block = PARAMS | {"modality": "image", "problem": "classification"}
+    write(tmp_path / "params.yaml", {"backends": asked["backends"], "pipelines": {"healed": block}})
+    paths = {name: path for name, path in asked.items() if isinstance(path, Path)}
+    wiring = " ".join(f"--{name.replace('_', '-')} {path.relative_to(tmp_path)}" for name, path in paths.items())
+    command = f"python -m tasks.command record ${{key}} {wiring}".replace("healed/", "${key}/")
+    write(tmp_path / "dvc.yaml", {"stages": {"record": {"do": {"cmd": command}}}})
+    monkeypatch.chdir(tmp_path)
+    heal("healed")
+    (run,) = runs("healed")
+    assert run.info.status == "FINISHED" and not asked["out"].exists()
+    record(**asked | {"params": block})
+    assert json.loads(asked["out"].read_text())["run_id"] == run.info.run_id
 
 
 def test_promote_moves_the_alias_and_back(

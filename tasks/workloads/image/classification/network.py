@@ -9,30 +9,34 @@ METRIC = "accuracy"
 
 
 class Network(nn.Module):
-    """Images float32 [batch, channels, size, size] -> logits [batch, classes]; any size from 28 pixels."""
+    """Images float32 [batch, channels, size, size] -> logits [batch, classes]; any size from 16 pixels.
+
+    A strided stem and a pool right after it, so that nothing is computed at full resolution; a global maximum before
+    the head, which learns faster here than a mean. Keep `width` a multiple of 16: INT8 kernels work in such blocks.
+    """
 
     def __init__(self, channels: int, classes: int, width: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *block(channels, width),
+            block(channels, width, kernel=4, stride=2),
             nn.MaxPool2d(2),
-            *block(width, 2 * width),
+            block(width, width),
+            block(width, 2 * width),
             nn.MaxPool2d(2),
-            *block(2 * width, 4 * width),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
+            block(2 * width, 2 * width),
         )
-        self.head = nn.Linear(4 * width, classes)
+        self.head = nn.Linear(2 * width, classes)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return logits."""
-        logits: Tensor = self.head(self.features(input))
+        logits: Tensor = self.head(self.features(input).amax(dim=(2, 3)))
         return logits
 
 
-def block(channels: int, width: int) -> list[nn.Module]:
-    """Convolution, batch norm, ReLU."""
-    return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+def block(channels: int, width: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Return convolution, batch norm (which folds into it for inference) and ReLU."""
+    convolution = nn.Conv2d(channels, width, kernel, stride, padding=(kernel - 1) // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
 def build(spec: dict[str, Any], width: int) -> Network:

@@ -1,0 +1,167 @@
+"""package: a model repository that is the same for the same inputs, and needs nothing of this machine."""
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import text_format
+from onnx import TensorProto, helper
+from safetensors.numpy import save_file
+from tritonclient.grpc import model_config_pb2
+
+from tasks.package import digest, package, parts, public
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ["cat", "dog", "fish"]
+SPEC = {
+    "workload": "image/classification",
+    "classes": CLASSES,
+    "image_size": 8,
+    "channels": 3,
+    "mean": [1.0, 2.0, 3.0],
+    "std": [4.0, 5.0, 6.0],
+    "counts": {"test": 4},
+}
+KNOBS = {"max_batch_size": 16, "max_queue_delay_us": 200, "instances": 2}
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_engine(path: Path) -> None:
+    """A network of one layer."""
+    weight = np.random.default_rng(1).normal(size=(8 * 8 * 3, len(CLASSES))).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])],
+        "toy",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(CLASSES)])],
+        [helper.make_tensor("w", TensorProto.FLOAT, weight.shape, weight.tobytes(), raw=True)],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), path)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    """What prepare, build and select leave, in miniature."""
+    prepare, build, select = tmp_path / "prepare", tmp_path / "build", tmp_path / "select.json"
+    write_json(prepare / "spec.json", SPEC)
+    with tarfile.open(prepare / "golden.tar", "w") as tar:
+        member = tarfile.TarInfo("0000.image")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"png"))
+    tensors = {"input": np.zeros((1, 3, 8, 8), np.float32), "label": np.array([1])}
+    save_file(tensors, prepare / "golden.safetensors")
+    engine = build / "onnxruntime" / "fp32.onnx"
+    write_engine(engine)
+    facts = {"backend": "onnxruntime", "file": engine.name, "sha256": hashlib.sha256(engine.read_bytes()).hexdigest()}
+    write_json(build / "onnxruntime" / "build.json", {"engines": {"onnxruntime-fp32": facts}})
+    choose(select, "onnxruntime-fp32")
+    return {"prepare": prepare, "build": build, "select": select}
+
+
+def choose(select: Path, engine: str | None) -> None:
+    rows = [
+        {"engine": "onnxruntime-fp32", "verdict": "loses too much"},
+        {"engine": "tensorrt_rtx-fp32", "verdict": "no"},
+    ]
+    write_json(select, {"chosen": engine, "rows": rows})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_same_inputs_give_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    package("toy", **inputs, out=tmp_path / "a", **KNOBS)
+    package("toy", **inputs, out=tmp_path / "b" / "deeper", **KNOBS)
+    assert files(tmp_path / "a") == files(tmp_path / "b" / "deeper")
+
+
+def test_package_json_tells_any_changed_byte(inputs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    package("toy", **inputs, out=out, **KNOBS)
+    facts = json.loads((out / "package.json").read_text())
+    assert facts["engine"] == "onnxruntime-fp32"
+    assert facts["sha256"] == digest(out / "repository")
+    code = out / "repository" / "toy_engine" / "1" / "model.py"
+    code.write_text(code.read_text() + "\n")
+    assert facts["sha256"] != digest(out / "repository")
+
+
+def test_every_model_has_a_configuration_that_triton_reads(inputs: dict[str, Path], tmp_path: Path) -> None:
+    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    folders = {path.name: path for path in (tmp_path / "out" / "repository").iterdir()}
+    assert set(folders) == {*parts("toy"), *public("toy")}
+    for name, folder in folders.items():
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        assert (config.name, config.max_batch_size) == (name, KNOBS["max_batch_size"])
+        assert any((folder / "1").iterdir()), "a version folder that is empty gets lost in DVC"
+
+
+def test_the_tensors_follow_the_prepared_data(inputs: dict[str, Path], tmp_path: Path) -> None:
+    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    text = (tmp_path / "out" / "repository" / "toy_tensor" / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert list(config.input[0].dims) == [3, 8, 8]
+    assert {tensor.name: list(tensor.dims) for tensor in config.output} == {"label": [1], "scores": [3]}
+
+
+def test_no_path_of_this_machine_is_in_the_package(inputs: dict[str, Path], tmp_path: Path) -> None:
+    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    for name, content in files(tmp_path / "out").items():
+        for place in (ROOT, tmp_path, Path.home()):
+            assert str(place).encode() not in content, f"{name} holds {place}"
+
+
+def test_no_engine_chosen_gives_reasons_and_no_repository(inputs: dict[str, Path], tmp_path: Path) -> None:
+    choose(inputs["select"], None)
+    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    assert set(files(tmp_path / "out")) == {"package.json"}
+    facts = json.loads((tmp_path / "out" / "package.json").read_text())
+    assert facts["engine"] is None
+    assert facts["reasons"] == ["onnxruntime-fp32: loses too much", "tensorrt_rtx-fp32: no"]
+
+
+@pytest.mark.parametrize("engine", ["tensorrt_rtx-fp32", "onnxruntime-int4"])
+def test_an_engine_that_can_not_be_served_is_named(inputs: dict[str, Path], tmp_path: Path, engine: str) -> None:
+    choose(inputs["select"], engine)
+    with pytest.raises(ValueError, match=engine):
+        package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_changed_after_its_build_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with (inputs["build"] / "onnxruntime" / "fp32.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ValueError, match=r"fp32\.onnx"):
+        package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_the_served_code_imports_in_the_serving_environment_alone(
+    inputs: dict[str, Path], tmp_path: Path, part: int
+) -> None:
+    serving = ROOT / ".state" / "serving"
+    if not (serving / "installed").exists():
+        pytest.skip("the serving environment is not set up: make up")
+    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    folder = tmp_path / "out" / "repository" / parts("toy")[part] / "1"
+    environment = {"PYTHONPATH": str(serving / "backends" / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [(serving / "env" / "bin" / "python").absolute(), "-c", "import model; model.TritonPythonModel()"],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
