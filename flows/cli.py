@@ -8,7 +8,6 @@ from typing import Any
 
 from flows import addresses, services, serving, terminal
 from flows.refusal import Refused
-from tasks import settings
 
 REFUSED = 3
 
@@ -75,6 +74,8 @@ def explain(error: Exception, pipeline: str) -> int:
 
 def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> None:
     """Print the table, the served accuracy, the addresses and a line to try."""
+    from flows.deploy import example
+
     receipt, selection = result["receipt"], result["selection"]
     terminal.say()
     terminal.say(terminal.table(selection["rows"]))
@@ -87,10 +88,11 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> None:
     terminal.say()
     for name, link in services.links().items():
         terminal.say(f"{name:<8}{link}")
-    picture = settings.STATE / "examples" / f"{pipeline}.png"
+    picture = example(pipeline)
     terminal.say("\nClassify a picture:")
-    terminal.say(f"  sh infra/serving/request.sh {picture} | curl -s --data-binary @- \\")
-    terminal.say(f"    -H Inference-Header-Content-Length:256 {receipt['url'].removeprefix('http://')}")
+    terminal.say(f"  sh infra/serving/request.sh {picture} |")
+    terminal.say("    curl -s --data-binary @- -H Inference-Header-Content-Length:256 \\")
+    terminal.say(f"    {receipt['url'].removeprefix('http://')}")
 
 
 def up() -> None:

@@ -40,7 +40,7 @@ def known() -> list[Service]:
     inherited = addresses.inherited()
     every = [
         Service("prefect", prefect, f"http://{addresses.address('PREFECT')}/api/health", ("PREFECT",)),
-        Service("mlflow", mlflow, f"http://{addresses.address('MLFLOW')}/health", ("MLFLOW",)),
+        Service("mlflow", mlflow, f"http://{addresses.address('MLFLOW')}/health", ("MLFLOW",), mlflow_environment),
         Service(
             "triton",
             serving.command,
@@ -69,6 +69,11 @@ def mlflow() -> list[str]:
         *("--workers", "1", "--backend-store-uri", settings.tracking_uri()),
         *("--artifacts-destination", str(home / "artifacts")),
     ]
+
+
+def mlflow_environment() -> dict[str, str]:
+    """Return the environment of MLflow's UI: no job runners, which cost memory and start-up."""
+    return os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
 
 def start(services: Iterable[Service]) -> list[str]:

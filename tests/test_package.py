@@ -28,7 +28,7 @@ SPEC = {
     "std": [4.0, 5.0, 6.0],
     "counts": {"test": 4},
 }
-KNOBS = {"max_batch_size": 16, "max_queue_delay_us": 200, "instances": 2}
+MAX_BATCH_SIZE = 16
 
 
 def write_json(path: Path, content: object) -> None:
@@ -77,19 +77,24 @@ def choose(select: Path, engine: str | None) -> None:
     write_json(select, {"chosen": engine, "rows": rows})
 
 
+def make(inputs: dict[str, Path], out: Path) -> None:
+    prepare, build, select = inputs["prepare"], inputs["build"], inputs["select"]
+    package("toy", prepare, build, select, out, max_batch_size=MAX_BATCH_SIZE, max_queue_delay_us=200, instances=2)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_same_inputs_give_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
-    package("toy", **inputs, out=tmp_path / "a", **KNOBS)
-    package("toy", **inputs, out=tmp_path / "b" / "deeper", **KNOBS)
+    make(inputs, tmp_path / "a")
+    make(inputs, tmp_path / "b" / "deeper")
     assert files(tmp_path / "a") == files(tmp_path / "b" / "deeper")
 
 
 def test_package_json_tells_any_changed_byte(inputs: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    package("toy", **inputs, out=out, **KNOBS)
+    make(inputs, out)
     facts = json.loads((out / "package.json").read_text())
     assert facts["engine"] == "onnxruntime-fp32"
     assert facts["sha256"] == digest(out / "repository")
@@ -99,17 +104,17 @@ def test_package_json_tells_any_changed_byte(inputs: dict[str, Path], tmp_path: 
 
 
 def test_every_model_has_a_configuration_that_triton_reads(inputs: dict[str, Path], tmp_path: Path) -> None:
-    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    make(inputs, tmp_path / "out")
     folders = {path.name: path for path in (tmp_path / "out" / "repository").iterdir()}
     assert set(folders) == {*parts("toy"), *public("toy")}
     for name, folder in folders.items():
         config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-        assert (config.name, config.max_batch_size) == (name, KNOBS["max_batch_size"])
+        assert (config.name, config.max_batch_size) == (name, MAX_BATCH_SIZE)
         assert any((folder / "1").iterdir()), "a version folder that is empty gets lost in DVC"
 
 
 def test_the_tensors_follow_the_prepared_data(inputs: dict[str, Path], tmp_path: Path) -> None:
-    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    make(inputs, tmp_path / "out")
     text = (tmp_path / "out" / "repository" / "toy_tensor" / "config.pbtxt").read_text()
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     assert list(config.input[0].dims) == [3, 8, 8]
@@ -117,7 +122,7 @@ def test_the_tensors_follow_the_prepared_data(inputs: dict[str, Path], tmp_path:
 
 
 def test_no_path_of_this_machine_is_in_the_package(inputs: dict[str, Path], tmp_path: Path) -> None:
-    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    make(inputs, tmp_path / "out")
     for name, content in files(tmp_path / "out").items():
         for place in (ROOT, tmp_path, Path.home()):
             assert str(place).encode() not in content, f"{name} holds {place}"
@@ -125,7 +130,7 @@ def test_no_path_of_this_machine_is_in_the_package(inputs: dict[str, Path], tmp_
 
 def test_no_engine_chosen_gives_reasons_and_no_repository(inputs: dict[str, Path], tmp_path: Path) -> None:
     choose(inputs["select"], None)
-    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    make(inputs, tmp_path / "out")
     assert set(files(tmp_path / "out")) == {"package.json"}
     facts = json.loads((tmp_path / "out" / "package.json").read_text())
     assert facts["engine"] is None
@@ -136,7 +141,7 @@ def test_no_engine_chosen_gives_reasons_and_no_repository(inputs: dict[str, Path
 def test_an_engine_that_can_not_be_served_is_named(inputs: dict[str, Path], tmp_path: Path, engine: str) -> None:
     choose(inputs["select"], engine)
     with pytest.raises(ValueError, match=engine):
-        package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+        make(inputs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -144,7 +149,7 @@ def test_an_engine_changed_after_its_build_is_refused(inputs: dict[str, Path], t
     with (inputs["build"] / "onnxruntime" / "fp32.onnx").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(ValueError, match=r"fp32\.onnx"):
-        package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+        make(inputs, tmp_path / "out")
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -154,7 +159,7 @@ def test_the_served_code_imports_in_the_serving_environment_alone(
     serving = ROOT / ".state" / "serving"
     if not (serving / "installed").exists():
         pytest.skip("the serving environment is not set up: make up")
-    package("toy", **inputs, out=tmp_path / "out", **KNOBS)
+    make(inputs, tmp_path / "out")
     folder = tmp_path / "out" / "repository" / parts("toy")[part] / "1"
     environment = {"PYTHONPATH": str(serving / "backends" / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(

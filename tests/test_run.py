@@ -1,0 +1,117 @@
+"""The whole path in miniature: what a run prints, leaves and serves; and that a second run does nothing."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import urllib.request
+from typing import Any
+
+from tests.conftest import Miniature
+
+
+def ask(url: str, body: Any = None) -> Any:
+    """Ask a JSON API."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def test_output_is_clean_and_fits_80_columns(ran: Miniature) -> None:
+    assert not re.search(r"Warning|Traceback|alembic|Error", ran.output)
+    assert [line for line in ran.output.splitlines() if len(line) > 80] == []
+    assert "13 stages ran" in ran.output
+    for word in ("served accuracy", "chosen", "tensorrt_rtx-int8", "built, not run here", "orchestration"):
+        assert word in ran.output
+
+
+def test_every_stage_prints_one_line(ran: Miniature) -> None:
+    done = [line.split()[0] for line in ran.output.splitlines() if re.search(r" done +[\d.]+ s ", line)]
+    assert done == [
+        *("fetch", "prepare", "augment", "train", "export", "quantize", "build", "build"),
+        *("evaluate", "measure", "select", "package", "record"),
+    ]
+
+
+def test_the_curl_line_answers_readable_json_on_a_terminal(ran: Miniature) -> None:
+    command = ran.output[ran.output.index("  sh infra/serving/request.sh") :]
+    ours, theirs = pty.openpty()
+    subprocess.run(
+        ["bash", "-c", command], cwd=ran.folder, env=ran.environment, stdout=theirs, stderr=theirs, check=True
+    )
+    answer = json.loads(os.read(ours, 65536))
+    outputs = {output["name"]: output["data"] for output in answer["outputs"]}
+    assert outputs["label"][0] in {"disc", "box", "cross", "bar"}
+    assert len(outputs["scores"]) == 4 and abs(sum(outputs["scores"]) - 1) < 1e-3
+
+
+def test_the_receipt_says_what_is_live(ran: Miniature) -> None:
+    receipt = json.loads((ran.folder / ".state/triton/live/fashion.json").read_text())
+    assert receipt["golden"]["labels_equal"] and receipt["n"] == 400
+    chosen = json.loads((ran.folder / "models/select/fashion.json").read_text())
+    assert receipt["engine"] == chosen["chosen"]
+    offline = next(row for row in chosen["rows"] if row["engine"] == chosen["chosen"])
+    assert abs(receipt["served_accuracy"] - offline["accuracy"]) < 1e-9, "the server computes what evaluate computed"
+
+
+def test_prefect_shows_the_run_its_tasks_and_the_schedule(ran: Miniature) -> None:
+    api = ran.url("PREFECT") + "/api"
+    runs = ask(f"{api}/flow_runs/filter", {})
+    assert {run["state"]["type"] for run in runs if run["name"] in ("fashion", "deploy-fashion")} == {"COMPLETED"}
+    names = {task["name"] for task in ask(f"{api}/task_runs/filter", {})}
+    assert {"fetch@fashion", "train@fashion", "build@fashion-tensorrt_rtx", "record@fashion"} <= names
+    deployments = ask(f"{api}/deployments/filter", {})
+    assert [d["name"] for d in deployments] == ["nightly"] and deployments[0]["schedules"][0]["active"]
+    keys = {artifact["key"] for artifact in ask(f"{api}/artifacts/filter", {})}
+    assert {"engines-fashion", "report-fashion"} <= keys
+
+
+def test_a_stock_client_loads_the_champion_from_the_mlflow_server(ran: Miniature) -> None:
+    code = (
+        "import mlflow, numpy as np\n"
+        "m = mlflow.pyfunc.load_model('models:/fashion@champion')\n"
+        "print(np.asarray(list(m.predict(np.zeros((3, 1, 28, 28), np.float32)).values())[0]).shape)"
+    )
+    environment = ran.environment | {"MLFLOW_TRACKING_URI": ran.url("MLFLOW")}
+    done = subprocess.run(
+        [ran.folder / ".venv/bin/python", "-c", code], cwd="/tmp", env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip().endswith("(3, 4)"), done.stderr
+
+
+def test_mlflow_holds_the_run_its_curve_and_an_engine_each(ran: Miniature) -> None:
+    api = ran.url("MLFLOW") + "/api/2.0/mlflow"
+    experiment = ask(f"{api}/experiments/get-by-name?experiment_name=fashion")["experiment"]["experiment_id"]
+    runs = ask(f"{api}/runs/search", {"experiment_ids": [experiment]})["runs"]
+    tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
+    parents = [i for i, tag in enumerate(tags) if "mlflow.parentRunId" not in tag]
+    assert len(parents) == 1 and len(runs) == 5
+    assert {run["info"]["status"] for run in runs} == {"FINISHED"}
+    metrics = {metric["key"] for metric in runs[parents[0]]["data"]["metrics"]}
+    assert "served_accuracy" in metrics and any("validation_loss" in name for name in metrics)
+
+
+def test_a_second_run_executes_no_stage_and_leaves_no_trace(ran: Miniature) -> None:
+    before = (ran.folder / "dvc.lock").read_bytes()
+    again = ran.shell("make run")
+    assert again.returncode == 0, again.stdout
+    assert "0 stages ran" in again.stdout and again.stdout.count(" fresh") == 13
+    assert (ran.folder / "dvc.lock").read_bytes() == before
+    states = {
+        run["state"]["name"] for run in ask(ran.url("PREFECT") + "/api/task_runs/filter", {}) if "@" in run["name"]
+    }
+    assert states == {"Completed", "Cached"}
+
+
+def test_a_labelled_file_that_is_dropped_makes_prepare_stale(ran: Miniature) -> None:
+    dropped = ran.folder / "data/incoming/fashion/disc/new.png"
+    dropped.parent.mkdir()
+    dropped.write_bytes(b"anything")
+    try:
+        status = ran.shell("source .venv/bin/activate && dvc status prepare@fashion")
+        assert "data/incoming/fashion" in status.stdout
+    finally:
+        dropped.unlink()
+        dropped.parent.rmdir()
