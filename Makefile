@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := 0.13.9
 
-.PHONY: run test up down setup lock lint gpu-check
+.PHONY: run test up down setup lock lint
 run: .venv/ready ## data -> trained -> optimised -> deployed
 	@$(BIN)/python -m flows.cli run $(PIPELINE)
 

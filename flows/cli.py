@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, services, serving, terminal
+from flows import addresses, graph, services, serving, terminal
 from flows.refusal import Refused
 
 REFUSED = 3
@@ -41,20 +41,20 @@ def run_pipeline(pipeline: str) -> int:
     begun = time.monotonic()
     for name, value in addresses.inherited().items():
         terminal.say(f"using {name}={value}")
+    terminal.say(f"{pipeline}: {graph.count()} stages, then the deploy; what is fresh is not run again")
     serving.install()
     every = services.known()
     started = services.start(every)
     if started:
-        terminal.say(f"starting {', '.join(started)}; noise goes to {services.LOGS}")
-    from flows import graph
-
+        terminal.say(f"starting {', '.join(started)} (logs: {services.LOGS})")
     graph.settle(Path.cwd())
     from flows.pipeline import run
     from flows.stage import StageFailed
 
-    services.wait(every)
     try:
+        services.wait(service for service in every if service.name == "prefect")
         result = run(pipeline)
+        services.wait(every)
     except (Refused, StageFailed, ValueError) as error:
         return explain(error, pipeline)
     summarise(pipeline, result, time.monotonic() - begun)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 LAST = "record"
 
 
@@ -41,6 +43,13 @@ class Graph:
     def close(self) -> None:
         """Let go of DVC's files."""
         self.repo.close()
+
+
+def count() -> int:
+    """Return the number of a pipeline's stages, from the files alone: DVC takes seconds to import."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].values()
+    backends = len(yaml.safe_load(Path("params.yaml").read_text())["backends"])
+    return sum(backends if "matrix" in stage else 1 for stage in stages)
 
 
 def settle(root: Path) -> None:

@@ -28,14 +28,14 @@ def stage(name: str, fresh: bool) -> State[float]:
     A fresh stage starts no process and ends as Cached.
     """
     if fresh:
-        terminal.outcome(name, "fresh", None, "")
+        terminal.outcome(name, "fresh", "")
         return Completed(name="Cached", message="DVC: nothing it depends on has changed", data=0.0)
     started = time.monotonic()
     seconds, last = run(name)
     if seconds is None:
-        terminal.outcome(name, "restored", time.monotonic() - started, "from DVC's run cache")
+        terminal.outcome(name, "restored", "from DVC's run cache")
         return Completed(name="Cached", message="DVC: restored from its run cache", data=0.0)
-    terminal.outcome(name, "done", time.monotonic() - started, last)
+    terminal.outcome(name, f"{time.monotonic() - started:.1f} s", last)
     return Completed(message=last, data=seconds)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 WIDTH = 80
 PROGRESS_S = 5.0
 _shown = 0.0
+_pending: dict[str, str] = {}  # stage: its latest line, not printed yet
 
 
 def say(text: str = "") -> None:
@@ -19,24 +20,28 @@ def fit(text: str) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
-def outcome(stage: str, how: str, seconds: float | None, message: str) -> None:
-    """Print the one line of a stage that ended."""
-    took = f"{seconds:6.1f} s" if seconds is not None else " " * 8
-    say(fit(f"{stage.split('@')[0] + suffix(stage):<19} {how:<8} {took}  {message}".rstrip()))
+def outcome(stage: str, took: str, message: str) -> None:
+    """Print the one line of a stage that ended: its name, how long it took, its last words."""
+    _pending.clear()
+    say(fit(f"{short(stage):<19}{took:>8}  {message}".rstrip()))
 
 
-def suffix(stage: str) -> str:
-    """Return which of several like stages this is: `build@fashion-onnxruntime` -> ` onnxruntime`."""
-    _, _, part = stage.partition("-")
-    return f" {part}" if part else ""
+def short(stage: str) -> str:
+    """Return a stage's name for one pipeline: `build@fashion-onnxruntime` -> `build onnxruntime`."""
+    name, _, rest = stage.partition("@")
+    _, _, part = rest.partition("-")
+    return f"{name} {part}".strip()
 
 
 def progress(stage: str, message: str) -> None:
-    """Print a progress line, unless the last one is younger than 5 s."""
+    """Print where a stage is, unless the last such line is younger than 5 s; its last words are `outcome`'s to print."""
     global _shown
-    if time.monotonic() - _shown >= PROGRESS_S:
+    if stage not in _pending:
         _shown = time.monotonic()
-        say(fit(f"  {stage.split('@')[0]}: {message}"))
+    elif time.monotonic() - _shown >= PROGRESS_S:
+        _shown = time.monotonic()
+        say(fit(f"  {short(stage)}: {_pending[stage]}"))
+    _pending[stage] = message
 
 
 def table(rows: list[dict[str, Any]]) -> str:

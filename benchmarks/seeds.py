@@ -1,0 +1,82 @@
+"""Is the target reached whatever the seed? The whole path once per seed, in a fresh clone, to the served accuracy.
+
+    python benchmarks/seeds.py [SEED ...]
+
+Writes benchmarks/results/seeds.json: per seed the epochs and seconds to target, validation, served test accuracy with
+its interval, FP32 and INT8 side by side, wall time and orchestration. The first seed is a cold run (set-up excluded).
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PORTS = {"PREFECT": 4300, "MLFLOW": 5300, "TRITON_HTTP": 8300, "TRITON_GRPC": 8301, "TRITON_METRICS": 8302}
+INHERITED = ("PREFECT_", "MLFLOW_", "DVC_")
+
+
+def main(seeds: list[int]) -> None:
+    """Run every seed and write the results."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
+    environment |= {f"ENGINEWORKS_{name}_PORT": str(port) for name, port in PORTS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        (clone / ".venv").symlink_to(ROOT / ".venv")
+        environment["PYTHONPATH"] = str(clone)
+        rows = []
+        try:
+            for seed in seeds:
+                rows.append(one(clone, seed, environment))
+                print(json.dumps(rows[-1]), flush=True)
+        finally:
+            subprocess.run(["make", "down"], cwd=clone, env=environment, check=False)
+        machine = json.loads((clone / "models/measure/fashion.json").read_text())["machine"]
+    served = [row["served_accuracy"] for row in rows]
+    summary = {"seeds": len(rows), "at_least_0.90": sum(accuracy >= 0.90 for accuracy in served)}
+    results = {"machine": machine, "summary": summary, "rows": rows}
+    (ROOT / "benchmarks/results/seeds.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def one(clone: Path, seed: int, environment: dict[str, str]) -> dict[str, Any]:
+    """Run the whole path with one seed; return its figures."""
+    params = clone / "params.yaml"
+    params.write_text(re.sub(r"seed: \d+", f"seed: {seed}", params.read_text()))
+    done = subprocess.run(
+        ["make", "run"], cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    wall, orchestration = re.search(r"(\d+) s in all, of which orchestration (\d+) s", done.stdout).groups()  # type: ignore[union-attr]
+    train, receipt, select = (
+        json.loads((clone / path).read_text())
+        for path in ("metrics/train/fashion.json", ".state/triton/live/fashion.json", "models/select/fashion.json")
+    )
+    engines = {row["engine"]: row for row in select["rows"] if "accuracy" in row}
+    return {
+        "seed": seed,
+        "reached": train["reached"],
+        "epochs": train["epochs"],
+        "seconds_to_target": train["seconds_to_target"],
+        "validation": round(train["value"], 4),
+        "served_accuracy": receipt["served_accuracy"],
+        "served_low": round(receipt["low"], 4),
+        "served_high": round(receipt["high"], 4),
+        "n": receipt["n"],
+        "engine": receipt["engine"],
+        "wall_s": int(wall),
+        "orchestration_s": int(orchestration),
+        "engines": {
+            name: {key: row[key] for key in ("accuracy", "p50_ms", "p99_ms", "images_per_s")}
+            for name, row in engines.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or [1, 2, 3, 4, 5])
