@@ -34,7 +34,7 @@ def short(stage: str) -> str:
 
 
 def progress(stage: str, message: str) -> None:
-    """Print where a stage is, unless the last such line is younger than 5 s; its last words are `outcome`'s to print."""
+    """Print where a stage is, at most every 5 s; its last words are left to `outcome`."""
     global _shown
     if stage not in _pending:
         _shown = time.monotonic()
