@@ -82,8 +82,8 @@ def cycle(step: int, steps: int) -> float:
 class StopAtTarget(pl.Callback):
     """After each epoch: a row of curves.csv, the best weights kept, and a stop once the interval clears the target."""
 
-    def __init__(self, folder: Path, target: float, metric: str) -> None:
-        self.folder, self.target, self.metric = folder, target, metric
+    def __init__(self, folder: Path, target: float) -> None:
+        self.folder, self.target = folder, target
         self.started, self.shown = time.monotonic(), 0.0
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
@@ -112,15 +112,15 @@ class StopAtTarget(pl.Callback):
             "samples": learner.samples,
             "train_loss": float(torch.stack(learner.losses).float().mean()),
             "validation_loss": count["loss"] / count["n"],
-            self.metric: count["correct"] / count["n"],
+            "validation": count["correct"] / count["n"],
             "low": low,
             "high": high,
         }
         self.write(row)
-        if not self.best or row[self.metric] > self.best[self.metric]:
+        if not self.best or row["validation"] > self.best["validation"]:
             self.best = row
             save(learner.network, self.folder / "weights.safetensors")
-        print(f"epoch {row['epoch']}: validation {row[self.metric]:.4f} ({low:.4f} to {high:.4f})", flush=True)
+        print(f"epoch {row['epoch']}: validation {row['validation']:.4f} ({low:.4f} to {high:.4f})", flush=True)
         self.shown = time.monotonic()
         if low >= self.target:
             self.seconds_to_target = row["seconds"]

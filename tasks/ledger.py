@@ -63,7 +63,7 @@ def attach(client: "MlflowClient", run_id: str, deps: dict[str, Path], found: di
     """Store the reports, the training curve and every picture as files of a run."""
     for name, report in found.items():
         client.log_text(run_id, json.dumps(report, indent=2, ensure_ascii=False), f"reports/{name}.json")
-    client.log_artifact(run_id, str(deps["train"] / "curves.csv"), "reports/train")
+    client.log_artifact(run_id, str(deps["curves"] / "curves.csv"), "reports/train")
     for name, path in deps.items():
         for picture in sorted(path.glob("*.png")):
             client.log_artifact(run_id, str(picture), f"pictures/{name}")

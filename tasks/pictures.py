@@ -45,7 +45,7 @@ def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) 
     left.fill_between(
         epochs, [r["low"] for r in rows], [r["high"] for r in rows], color=BLUE, alpha=0.2, lw=0, label="95 % interval"
     )
-    left.plot(epochs, [r[metric] for r in rows], "o-", color=BLUE, label=f"validation {metric}")
+    left.plot(epochs, [r["validation"] for r in rows], "o-", color=BLUE, label=f"validation {metric}")
     left.axhline(target, color=ORANGE, ls="--", label=f"target {target}")
     left.set(xlabel="epoch", ylabel=metric)
     right.plot(epochs, [r["train_loss"] for r in rows], "o-", color=GREY, label="training loss")

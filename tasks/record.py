@@ -29,6 +29,7 @@ def record(
     prepare: Path,
     augment: Path,
     train: Path,
+    curves: Path,
     train_metrics: Path,
     export: Path,
     quantize: Path,
@@ -44,8 +45,16 @@ def record(
     A run that was interrupted, or that followed the training, is completed; where MLflow was emptied, the run is
     recorded again. `ValueError` where MLflow does not answer.
     """
-    deps = dict(prepare=prepare, augment=augment, train=train, train_metrics=train_metrics, export=export)
-    deps |= dict(quantize=quantize, build=build, evaluate=evaluate, measure=measure, select=select, package=package)
+    deps = dict(prepare=prepare, augment=augment, train=train, curves=curves, train_metrics=train_metrics)
+    deps |= dict(
+        export=export,
+        quantize=quantize,
+        build=build,
+        evaluate=evaluate,
+        measure=measure,
+        select=select,
+        package=package,
+    )
     receipt = keep(pipeline, backends, params, deps)
     if not out.exists() or json.loads(out.read_text()) != receipt:
         atomic.write_json(out, receipt)
@@ -74,7 +83,7 @@ def keep(pipeline: str, backends: list[str], params: dict[str, Any], deps: dict[
     run = next((run for run in tagged(client, experiment_id, RUN_KEY, key) if run.info.status == "FINISHED"), None)
     number = version_of(client, pipeline, run.info.run_id) if run and chosen else None
     if run is None or (chosen and number is None):
-        run = own_run(client, experiment_id, pipeline, key, deps["train"])
+        run = own_run(client, experiment_id, pipeline, key, deps["train"], deps["curves"] / "curves.csv")
         found = reports(deps, backends)
         tags = {RUN_KEY: key, "data_hash": data_hash(hashes), **facts(found)}
         number = fill(client, run, pipeline, params | {"backends": backends}, deps, found, tags)
@@ -110,7 +119,7 @@ def data_hash(hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
 
 
-def own_run(client: "MlflowClient", experiment_id: str, pipeline: str, key: str, train: Path) -> "Run":
+def own_run(client: "MlflowClient", experiment_id: str, pipeline: str, key: str, train: Path, curves: Path) -> "Run":
     """Return the run to fill: an unfinished one of this key, else the one that followed the training, else a new one.
 
     Any other run of this key or this training that nobody finished is deleted, so that one is left.
@@ -121,15 +130,15 @@ def own_run(client: "MlflowClient", experiment_id: str, pipeline: str, key: str,
     candidates += [run for run in live if RUN_KEY not in run.data.tags and run.info.status != "FINISHED"]
     own = None
     for run in candidates:
-        mirror(train / "curves.csv", run.info.run_id, 0)
-        if own is None and is_faithful(client, run.info.run_id, train / "curves.csv"):
+        mirror(curves, run.info.run_id, 0)
+        if own is None and is_faithful(client, run.info.run_id, curves):
             own = run
         else:
             client.delete_run(run.info.run_id)
     if own is None:
         tags = {RUN_KEY: key, FINGERPRINT: fingerprint, "mlflow.source.name": "engineworks"}
         own = client.create_run(experiment_id, tags=tags, run_name=f"{pipeline}-{key[:8]}")
-        mirror(train / "curves.csv", own.info.run_id, 0)
+        mirror(curves, own.info.run_id, 0)
     client.update_run(own.info.run_id, name=f"{pipeline}-{key[:8]}")
     return own
 

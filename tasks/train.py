@@ -20,6 +20,7 @@ def train(
     prepare: Path,
     augment: Path,
     out: Path,
+    curves: Path,
     metrics: Path,
     *,
     target: Annotated[float, Field(gt=0, lt=1)],
@@ -33,7 +34,7 @@ def train(
     schedule_epochs: Count,
     max_epochs: Count,
 ) -> None:
-    """Leave the best weights by validation, the curves (CSV, PNG) and `train.json` in `out`, the verdict in `metrics`.
+    """Leave the best weights by validation and `train.json` in `out`, curves (CSV, PNG), and the verdict in `metrics`.
 
     Training stops when the lower end of the 95 % Wilson interval of validation accuracy reaches `target`. The learning
     rate's cycle spans `schedule_epochs`, then rests at its floor until `max_epochs`; a target not reached is a recorded
@@ -55,6 +56,9 @@ def train(
     folder = workplace(out, mark)
     verdict = fit(workload, prepare, augment, folder, knobs)
     atomic.write_json(folder / "train.json", {"fingerprint": mark, "width": width, **verdict})
+    with atomic.folder(curves) as drawn:
+        for name in ("curves.csv", "curves.png"):
+            (folder / name).rename(drawn / name)
     shutil.rmtree(out, ignore_errors=True)
     folder.rename(out)
     shutil.rmtree(out.with_name(f"{out.name}.partial"))
@@ -104,7 +108,7 @@ def fit(workload: str, prepare: Path, augment: Path, folder: Path, knobs: dict[s
     validation = data.loader(prepare, "validation", spec, 500, device=device)
     network = problem.build(spec, knobs["width"]).to(memory_format=torch.channels_last)
     learner = Learner(network, problem, knobs, cycle_steps=knobs["schedule_epochs"] * len(batches))
-    judge = StopAtTarget(folder, knobs["target"], problem.METRIC)
+    judge = StopAtTarget(folder, knobs["target"])
     trainer = pl.Trainer(
         precision=knobs["precision"],
         max_epochs=knobs["max_epochs"],
@@ -125,7 +129,7 @@ def fit(workload: str, prepare: Path, augment: Path, folder: Path, knobs: dict[s
         "target": knobs["target"],
         "reached": judge.seconds_to_target is not None,
         "metric": problem.METRIC,
-        "value": judge.best[problem.METRIC],
+        "value": judge.best["validation"],
         "low": judge.best["low"],
         "high": judge.best["high"],
         "n": learner.validation["n"],

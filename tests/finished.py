@@ -40,13 +40,13 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     pixel = root / "pixel.png"
     root.mkdir(parents=True)
     Image.new("L", (2, 2)).save(pixel)
-    for picture in ("prepare/samples.png", "augment/strip.png", "train/curves.png"):
+    for picture in ("prepare/samples.png", "augment/strip.png", "curves/curves.png"):
         write(root / picture, pixel.read_bytes())
     write(root / "prepare/spec.json", {"classes": ["a", "b"], "image_size": 2, "counts": {"train": 8}})
     write(root / "prepare/train-0.tar", b"shard")
     write(root / "augment/augment.json", {"flip": {"probability": 0.5}})
     write(root / "train/train.json", {"fingerprint": FINGERPRINT})
-    write(root / "train/curves.csv", CURVES)
+    write(root / "curves/curves.csv", CURVES)
     write(root / "train/weights.safetensors", b"weights")
     write(root / "train_metrics.json", {"target": 0.9, "reached": True, "value": 0.92, "n": 100})
     write(root / "export/model.onnx", network())
@@ -74,7 +74,7 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     rows = [row, {"engine": "tensorrt_rtx-fp32", "verdict": "built, not measured here"}]
     write(root / "select.json", {"chosen": chosen, "rows": rows})
     write(root / "package/package.json", {"engine": chosen} | ({"sha256": "package-1"} if chosen else {}))
-    folders = ("prepare", "augment", "train", "export", "quantize", "build", "package")
+    folders = ("prepare", "augment", "train", "curves", "export", "quantize", "build", "package")
     files = ("train_metrics", "evaluate", "measure", "select")
     paths = {name: root / name for name in folders} | {name: root / f"{name}.json" for name in files}
     return {

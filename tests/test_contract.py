@@ -77,7 +77,7 @@ def test_every_path_of_a_command_is_declared(stage: str) -> None:
         name.removeprefix("--").replace("-", "_"): value for name, value in zip(line[::2], line[1::2], strict=True)
     }
     assert set(given) == set(wiring) - FACTS
-    declared = set(paths(stage, "deps", "outs", "metrics"))
+    declared = set(paths(stage, "deps", "outs", "plots", "metrics"))
     assert {value for value in given.values() if "/" in value} <= declared
 
 
@@ -94,7 +94,7 @@ def test_declared_params_are_those_handed_over(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_data_comes_from_a_stage_written_upstream_first(stage: str) -> None:
     order = list(STAGES)
-    upstream = [out for name in order[: order.index(stage)] for out in paths(name, "outs", "metrics")]
+    upstream = [out for name in order[: order.index(stage)] for out in paths(name, "outs", "plots", "metrics")]
     for path in paths(stage, "deps"):
         if path.startswith(("data/", "models/", "metrics/")) and not path.startswith("data/incoming/"):
             assert any(out == path or out.startswith(f"{path}/") for out in upstream), f"{stage}: who writes {path}?"
@@ -144,7 +144,7 @@ def test_the_fingerprint_of_a_training_covers_the_code_that_dvc_watches() -> Non
 def test_every_output_is_ignored_by_git_but_the_portable_metrics() -> None:
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     for stage in STAGES:
-        for path in paths(stage, "outs"):
+        for path in paths(stage, "outs", "plots"):
             assert any(path.startswith(line.strip("/") + "/") for line in ignored if line.startswith("/"))
     assert not any(line.startswith("/metrics") for line in ignored)
 

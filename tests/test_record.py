@@ -77,8 +77,8 @@ def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNames
     assert run.data.metrics["evaluate/onnxruntime-fp32/per_class/T-shirt_top _b_"] == 0.92
     assert run.data.tags["verdict"] == "passed" and run.data.tags["flow_run_id"] == "flow-1"
     assert "| onnxruntime-fp32 | 0.9100 | 0.50 |" in run.data.tags["mlflow.note.content"]
-    assert {file.path for file in client.list_artifacts(run.info.run_id, "pictures/train")} == {
-        "pictures/train/curves.png"
+    assert {file.path for file in client.list_artifacts(run.info.run_id, "pictures/curves")} == {
+        "pictures/curves/curves.png"
     }
     assert "reports/evaluate.json" in {file.path for file in client.list_artifacts(run.info.run_id, "reports")}
     nested = {
