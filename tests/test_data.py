@@ -1,0 +1,220 @@
+"""fetch, prepare, augment and the training batches, on a drawn data set."""
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks import shards
+from tasks.augment import augment
+from tasks.fetch import fetch
+from tasks.prepare import prepare
+from tests import miniature
+
+CLASSES = miniature.CLASSES
+KNOBS: dict[str, Any] = {
+    "classes": CLASSES,
+    "image_size": 28,
+    "channels": 1,
+    "validation": 300,
+    "calibration": 64,
+    "golden": 8,
+    "shard_size": 500,
+}
+STILL = {
+    "rotation": {"range": [-5, 5], "probability": 0},
+    "scale": {"range": [0.9, 1.1], "probability": 0},
+    "shift": {"range": [-2, 2], "probability": 0},
+    "flip": {"probability": 0},
+    "brightness": {"range": [0.8, 1.2], "probability": 0},
+    "contrast": {"range": [0.8, 1.2], "probability": 0},
+}
+WORKLOAD = "image/classification"
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "raw"
+    miniature.dataset(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(raw: Path) -> Path:
+    """Prepare once, with files dropped by hand: good, a copy of a test image, a wrong folder, text as PNG, hidden."""
+    incoming = raw.parent / "incoming"
+    pixels = np.frombuffer((raw / "t10k-images-idx3-ubyte").read_bytes(), np.uint8)[16:].reshape(-1, 28, 28)
+    files = {
+        "disc/new.png": png(np.arange(784, dtype=np.int64).reshape(28, 28).astype(np.uint8)),
+        "disc/copy.png": png(pixels[0]),
+        "hat/other.png": png(pixels[1]),
+        "box/text.png": b"no picture",
+        "box/.hidden": b"",
+    }
+    for name, content in files.items():
+        (incoming / name).parent.mkdir(parents=True, exist_ok=True)
+        (incoming / name).write_bytes(content)
+    out = raw.parent / "prepare"
+    prepare(WORKLOAD, raw, incoming, out, **KNOBS)
+    return out
+
+
+def contents(folder: Path, split: str) -> list[bytes]:
+    return [np.asarray(Image.open(io.BytesIO(data))).tobytes() for data, _ in shards.read(folder, split)]
+
+
+def test_every_file_is_used_or_rejected_with_a_reason(prepared: Path) -> None:
+    report = json.loads((prepared / "report.json").read_text())
+    assert report["seen"] == 2004 == sum(report["used"].values()) + report["rejected"]
+    reasons = {entry["name"]: entry["reason"] for entry in report["reasons"]}
+    assert reasons["incoming/disc/copy.png"] == "same image as t10k/00000"
+    assert "no class" in reasons["incoming/hat/other.png"]
+    assert "can't be decoded" in reasons["incoming/box/text.png"]
+    assert len(reasons) == 3
+
+
+def test_no_image_is_in_two_splits_and_dropped_files_join_training(prepared: Path) -> None:
+    splits = {name: set(contents(prepared, name)) for name in ("train", "validation", "calibration", "test")}
+    names = list(splits)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            assert not splits[one] & splits[other]
+    assert (len(splits["validation"]), len(splits["calibration"]), len(splits["test"])) == (300, 64, 400)
+    assert np.arange(784, dtype=np.int64).astype(np.uint8).tobytes() in splits["train"]
+
+
+def test_the_official_test_set_keeps_its_order(prepared: Path, raw: Path) -> None:
+    labels = np.frombuffer((raw / "t10k-labels-idx1-ubyte").read_bytes(), np.uint8)[8:]
+    assert [label for _, label in shards.read(prepared, "test")] == labels.tolist()
+
+
+def test_dropped_files_move_no_other_image_and_preparing_is_reproducible(prepared: Path, raw: Path) -> None:
+    again = raw.parent / "again"
+    (raw.parent / "nothing").mkdir()
+    prepare(WORKLOAD, raw, raw.parent / "nothing", again, **KNOBS)
+    for split in ("validation", "calibration", "test"):
+        for path in shards.paths(again, split):
+            assert path.read_bytes() == (prepared / path.name).read_bytes()
+    assert set(contents(again, "train")) < set(contents(prepared, "train"))
+
+
+def test_a_split_that_lacks_a_class_is_refused_with_numbers(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no training image of class hat"):
+        prepare(WORKLOAD, raw, tmp_path, tmp_path / "out", **KNOBS | {"classes": [*CLASSES, "hat"]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_golden_batch_is_what_the_server_will_see(prepared: Path) -> None:
+    from safetensors.numpy import load_file
+
+    from tasks.workloads.image import preprocess
+
+    spec = json.loads((prepared / "spec.json").read_text())
+    with tarfile.open(prepared / "golden.tar") as tar:
+        images = [tar.extractfile(member).read() for member in tar.getmembers()]  # type: ignore[union-attr]
+    tensors = load_file(prepared / "golden.safetensors")
+    pipeline = preprocess.serving_pipeline(spec, batch_size=3)
+    one_by_one = np.concatenate([preprocess.run(pipeline, [image]) for image in images])
+    assert np.array_equal(one_by_one, tensors["input"]) and tensors["input"].shape == (8, 1, 28, 28)
+    pixels = np.asarray(Image.open(io.BytesIO(images[0])), np.float32)
+    expected = (pixels - spec["mean"][0]) / spec["std"][0]
+    assert np.allclose(tensors["input"][0, 0], expected, atol=1e-5)
+
+
+def batches(prepared: Path, seed: int, knobs: dict[str, Any], count: int = 3) -> list[np.ndarray]:
+    from tasks.workloads.image.classification import data
+
+    spec = json.loads((prepared / "spec.json").read_text())
+    loader = data.loader(prepared, "train", spec, 32, knobs, seed)
+    return [x.numpy().copy() for x, _ in (batch for _, batch in zip(range(count), loader, strict=False))]
+
+
+def test_the_seed_reaches_dali(prepared: Path) -> None:
+    knobs = STILL | {"rotation": {"range": [-20, 20], "probability": 0.7}, "flip": {"probability": 0.5}}
+    first, again, other = (batches(prepared, seed, knobs) for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_validation_batches_hold_every_sample_once_and_equal_the_servers(prepared: Path) -> None:
+    from tasks.workloads.image.classification import data
+
+    spec = json.loads((prepared / "spec.json").read_text())
+    loader = data.loader(prepared, "validation", spec, 128)
+    for _ in range(2):  # an epoch leaves nothing over for the next
+        trained = [(x.numpy().copy(), y.numpy().copy()) for x, y in loader]
+        assert [len(y) for _, y in trained] == [128, 128, 44]
+    served = list(data.arrays(prepared, "validation", spec, 128))
+    for (x, y), (also_x, also_y) in zip(trained, served, strict=True):
+        assert np.array_equal(x, also_x) and np.array_equal(y, also_y)
+
+
+def test_augmentation_of_probability_nought_changes_nothing(prepared: Path) -> None:
+    from tasks.workloads.image import augment as module
+
+    spec = json.loads((prepared / "spec.json").read_text())
+    images = [data for data, _ in list(shards.read(prepared, "train"))[:4]]
+    for still, row in ((True, STILL), (False, STILL | {"brightness": {"range": [0.3, 0.5], "probability": 1}})):
+        for original, *changed in module.variants(images, module.Augmentation(**row), spec, copies=3):
+            assert all(np.array_equal(original, variant) for variant in changed) is still
+
+
+def test_augment_leaves_its_knobs_and_a_strip(prepared: Path, tmp_path: Path) -> None:
+    augment(WORKLOAD, prepared, tmp_path / "out", **STILL)
+    assert json.loads((tmp_path / "out/augment.json").read_text())["rotation"]["range"] == [-5, 5]
+    assert Image.open(tmp_path / "out/strip.png").width > 400
+
+
+@pytest.mark.parametrize(
+    ("name", "knob", "word"),
+    [
+        ("flip", {"probability": 1.5}, "probability"),
+        ("rotation", {"range": [5, -5], "probability": 1}, "backwards"),
+        ("scale", {"rnge": [1, 1], "probability": 1}, "rnge"),
+    ],
+)
+def test_a_wrong_augmentation_is_refused_by_name(
+    prepared: Path, tmp_path: Path, name: str, knob: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"augment.{name}.*{word}|augment.{name}.*"):
+        augment(WORKLOAD, prepared, tmp_path / "out", **STILL | {name: knob})
+    assert not (tmp_path / "out").exists()
+
+
+def test_fetch_takes_plain_or_gzipped_files_from_the_mirror(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(raw, mirror)
+    name = "t10k-labels-idx1-ubyte"
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in raw.iterdir()}
+    (mirror / f"{name}.gz").write_bytes(gzip.compress((mirror / name).read_bytes()))
+    (mirror / name).unlink()
+    monkeypatch.setenv("ENGINEWORKS_MIRROR", str(mirror))
+    fetch(tmp_path / "out", https="https://127.0.0.1:9", debian="none", files=files)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(files)
+
+
+def test_fetch_names_every_source_and_its_reason(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEWORKS_MIRROR", str(raw))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as error:
+        fetch(tmp_path / "out", https="https://127.0.0.1:9", debian="none", files={"t10k-labels-idx1-ubyte": "0" * 64})
+    text = str(error.value)
+    assert "SHA-256" in text and "address https://127.0.0.1:9" in text and "no apt-get" in text
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,83 @@
+"""Every command of the README, in the miniature copy, in the order in which it is written. Runs last: it moves things."""
+
+import json
+import re
+import subprocess
+
+import psutil
+import pytest
+
+from tests.conftest import Miniature
+from tests.miniature import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
+TITLES = [text.strip().splitlines()[0][:40] for _, text in BLOCKS]
+COMMIT = "git init -q . && git add -A && git -c user.name=t -c user.email=t@t commit -qm start"
+
+
+@pytest.fixture(scope="module")
+def versioned(ran: Miniature) -> Miniature:
+    """Put the copy under git, as a clone would be; the next run tells DVC."""
+    assert ran.shell(COMMIT).returncode == 0
+    return ran
+
+
+@pytest.mark.parametrize(("kind", "text"), BLOCKS, ids=TITLES)
+def test_a_command_of_the_readme_works(versioned: Miniature, kind: str, text: str) -> None:
+    environment = {"PYTEST_ADDOPTS": "tests/test_contract.py -k one_name"}  # or `make test` would test itself for ever
+    if kind == "python":
+        environment["MLFLOW_TRACKING_URI"] = versioned.url("MLFLOW")
+        text = f".venv/bin/python - <<'END'\n{text}\nEND"
+    exports = "\n".join(f"export {name}='{value}'" for name, value in environment.items())
+    done = versioned.shell(f"set -e; {exports}\n{text.rstrip()}\n")
+    assert done.returncode == 0, done.stdout
+    assert not re.search(r"Traceback|ERROR|alembic", done.stdout), done.stdout
+
+
+def test_the_experiment_left_its_figures_and_one_run_each(versioned: Miniature) -> None:
+    verdict = json.loads((versioned.folder / "metrics/train/fashion.json").read_text())
+    assert verdict["target"] == 0.85
+    assert (versioned.folder / "dvc_plots/index.html").exists()
+
+
+def test_the_measured_table_is_what_the_benchmarks_left() -> None:
+    results = json.loads((ROOT / "benchmarks/results/seeds.json").read_text())
+    for row in results["rows"]:
+        assert f"{row['served_accuracy']:.4f}" in README, f"seed {row['seed']} is not in the README"
+
+
+def test_the_notebook_tells_its_story_over_the_recorded_runs(versioned: Miniature) -> None:
+    code = (
+        "import nbformat, nbclient\n"
+        "book = nbformat.read('notebooks/01_compare_runs.ipynb', 4)\n"
+        "nbclient.NotebookClient(book, timeout=120, resources={'metadata': {'path': '.'}}).execute()\n"
+        "print(sum(len(cell.get('outputs', [])) for cell in book.cells))"
+    )
+    done = versioned.shell(f'.venv/bin/python -W ignore -c "{code}"')
+    assert done.returncode == 0, done.stdout
+    assert int(done.stdout.strip().splitlines()[-1]) >= 4
+
+
+def test_down_leaves_nothing_behind(versioned: Miniature) -> None:
+    done = versioned.shell("make down && make down")
+    assert "stopped schedule, triton, mlflow, prefect" in done.stdout and "nothing was up" in done.stdout
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(versioned.folder):
+                left.append(process.cmdline())
+        except psutil.Error:
+            continue
+    assert left == []
+
+
+def test_a_taken_port_is_an_error_that_names_the_variable(versioned: Miniature) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(versioned.environment["ENGINEWORKS_TRITON_GRPC_PORT"])))
+        taken.listen()
+        done = versioned.shell("make up")
+    assert done.returncode != 0 and "ENGINEWORKS_TRITON_GRPC_PORT" in done.stdout
+    assert subprocess.run(["pgrep", "-f", str(versioned.folder)], capture_output=True).stdout == b""
