@@ -11,6 +11,7 @@ from typing import IO
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows import services, terminal
@@ -46,6 +47,7 @@ def run(name: str) -> tuple[float | None, str]:
     with log_path.open("w") as noise:
         child = subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", name],
+            env=os.environ | {"PREFECT__FLOW_RUN_ID": str(flow_run.id)},  # `record` tags its run with it
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,5 @@
 """build: the engines of one backend, one per precision."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tasks import atomic, backends
+from tasks.digest import sha256
 
 
 def build(
@@ -38,8 +38,3 @@ def build(
             }
         atomic.write_json(folder / "build.json", {"engines": engines})
     print(", ".join(f"{name} {facts['size_bytes'] / 1e6:.2f} MB" for name, facts in engines.items()))
-
-
-def sha256(path: Path) -> str:
-    """Hash a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tasks import atomic, trained
+from tasks.digest import sha256
 
 BATCHES = (1, 7, 64)
 
@@ -30,7 +31,7 @@ def export(
     spec = json.loads((prepare / "spec.json").read_text())
     network = trained.network(workload, train, spec)
     golden = load_file(prepare / "golden.safetensors")["input"]
-    weights = hashlib.sha256((train / "weights.safetensors").read_bytes()).hexdigest()
+    weights = sha256(train / "weights.safetensors")
     with atomic.folder(out) as folder:
         model = convert(network, golden[:2])
         describe(model, spec, weights)

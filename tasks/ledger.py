@@ -1,6 +1,5 @@
 """What a run in MLflow holds: params, metrics, reports, pictures, a nested run per engine, the model."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.champion import register, version_of
+from tasks.digest import sha256
 from tasks.mirror import RUN_KEY, log
 
 if TYPE_CHECKING:
@@ -131,12 +131,6 @@ def leaves(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from leaves(value, (*above, str(name)))
         else:
             yield (*above, str(name)), value
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def plain(name: str) -> str:

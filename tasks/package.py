@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tasks import atomic
+from tasks.digest import sha256
 
 SERVED_BACKEND = "onnxruntime"
 SERVER_CODE = Path(__file__).parents[1] / "infra" / "serving" / "repository"
@@ -169,8 +170,3 @@ def digest(repository: Path) -> str:
     files = sorted(path for path in repository.rglob("*") if path.is_file())
     lines = [f"{sha256(path)}  {path.relative_to(repository).as_posix()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,14 +12,15 @@ import yaml
 from tasks import atomic, settings
 from tasks.champion import PACKAGE, version_of
 from tasks.champion import promote as promote
-from tasks.ledger import fill, sha256
+from tasks.digest import sha256
+from tasks.ledger import fill
 from tasks.mirror import FINGERPRINT, RUN_KEY, connect, is_faithful, mirror, tagged, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-CODE = ("record.py", "ledger.py", "champion.py", "mirror.py")  # as dvc.yaml lists them
+CODE = ("record.py", "ledger.py", "champion.py", "mirror.py", "digest.py")  # as dvc.yaml lists them
 
 
 def record(

@@ -17,9 +17,10 @@ QUIET = {
 
 
 def quiet() -> None:
-    """Switch telemetry off for this process and its children; what the caller set stays."""
+    """Switch telemetry off and keep caches below `.state`, for this process and its children; what is set stays."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault("MPLCONFIGDIR", str((STATE / "matplotlib").absolute()))
 
 
 def tracking_uri() -> str:

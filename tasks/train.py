@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tasks import atomic, pictures
+from tasks.digest import sha256
 from tasks.workload import part
 
 Count = Annotated[int, Field(ge=1)]
@@ -70,7 +71,7 @@ def fingerprint(knobs: dict[str, Any], workload: str, prepare: Path, augment: Pa
     """Hash everything that shapes the weights: knobs, data and code."""
     digest = hashlib.sha256(json.dumps(knobs, sort_keys=True).encode())
     for path in [*sorted(prepare.glob("*.tar")), prepare / "spec.json", augment / "augment.json", *code(workload)]:
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.name.encode() + sha256(path).encode())
     return digest.hexdigest()[:16]
 
 
@@ -78,7 +79,7 @@ def code(workload: str) -> list[Path]:
     """Return the files that shape the weights, as dvc.yaml lists them."""
     modality, problem = CODE / "workloads" / workload.split("/")[0], CODE / "workloads" / workload
     return [
-        *(CODE / name for name in ("train.py", "learner.py", "interval.py", "shards.py")),
+        *(CODE / name for name in ("train.py", "learner.py", "interval.py", "shards.py", "digest.py")),
         *(modality / name for name in ("preprocess.py", "augment.py")),
         *(problem / name for name in ("data.py", "network.py")),
     ]

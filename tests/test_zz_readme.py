@@ -1,4 +1,4 @@
-"""Every command of the README, in the miniature copy, in the order in which it is written. Runs last: it moves things."""
+"""Every command of the README, in the miniature copy, in the order it is written; last, because it moves things."""
 
 import json
 import re
