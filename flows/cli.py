@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from flows import addresses, graph, services, serving, terminal
-from flows.refusal import Refused
 
 REFUSED = 3
 
@@ -55,36 +54,33 @@ def run_pipeline(pipeline: str) -> int:
         services.wait(service for service in every if service.name == "prefect")
         result = run(pipeline)
         services.wait(every)
-    except (Refused, StageFailed, ValueError) as error:
-        return explain(error, pipeline)
-    summarise(pipeline, result, time.monotonic() - begun)
-    return 0
+    except (StageFailed, ValueError) as error:
+        terminal.say(f"error: {error}")
+        return 1
+    terminal.say()
+    terminal.say(terminal.table(result["selection"]["rows"]))
+    terminal.say()
+    return summarise(pipeline, result, time.monotonic() - begun)
 
 
-def explain(error: Exception, pipeline: str) -> int:
-    """Say why a run did not deploy; return the exit code."""
-    if isinstance(error, Refused):
+def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
+    """Print what is live, the addresses and a line to try, or why nothing went live; return the exit code."""
+    receipt, rest = result["live"], seconds - result["computing"]
+    stages = f"{len(result['executed'])} stages ran, {seconds:.0f} s in all, of which orchestration {rest:.0f} s"
+    if "refused" in receipt:
         terminal.say("refused by a gate; what was live before serves on:")
-        for reason in error.reasons:
+        for reason in receipt["refused"]:
             terminal.say(f"  - {reason}")
+        terminal.say(stages)
         return REFUSED
-    terminal.say(f"error: {error}")
-    return 1
-
-
-def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> None:
-    """Print the table, the served accuracy, the addresses and a line to try."""
     from flows.deploy import example
 
-    receipt, selection = result["receipt"], result["selection"]
-    terminal.say()
-    terminal.say(terminal.table(selection["rows"]))
-    terminal.say()
     low, high, n = receipt["low"], receipt["high"], receipt["n"]
-    terminal.say(f"live: {receipt['engine']}, version {receipt['version']}, objective {selection['objective']}")
+    terminal.say(
+        f"live: {receipt['engine']}, version {receipt['version']}, objective {result['selection']['objective']}"
+    )
     terminal.say(f"served accuracy {receipt['served_accuracy']:.4f} ({low:.4f} to {high:.4f}, n={n:,})")
-    executed, rest = len(result["executed"]), seconds - result["computing"]
-    terminal.say(f"{executed} stages ran, {seconds:.0f} s in all, of which orchestration {rest:.0f} s")
+    terminal.say(stages)
     terminal.say()
     for name, link in services.links().items():
         terminal.say(f"{name:<8}{link}")
@@ -93,6 +89,7 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> None:
     terminal.say(f"  sh infra/serving/request.sh {picture} |")
     terminal.say("    curl -s --data-binary @- -H Inference-Header-Content-Length:256 \\")
     terminal.say(f"    {receipt['url'].removeprefix('http://')}")
+    return 0
 
 
 def up() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tritonclient.utils import InferenceServerException
 
@@ -32,7 +33,20 @@ class Knobs(BaseModel):
 
 
 @flow(name="deploy", flow_run_name="deploy-{pipeline}")
-def deploy(pipeline: str) -> dict[str, Any]:
+def deploy(pipeline: str) -> State[dict[str, Any]]:
+    """Put a pipeline's package on the live server; the state is Deployed, or Refused with every reason.
+
+    Deployed carries the receipt; Refused carries `{"refused": [reason, ...]}` and what was live serves on.
+    """
+    try:
+        receipt = go_live(pipeline)
+    except Refused as refusal:
+        return Completed(name="Refused", message=str(refusal), data={"refused": refusal.reasons})
+    served = f"{receipt['engine']} is live as version {receipt['version']}"
+    return Completed(name="Deployed", message=served, data=receipt)
+
+
+def go_live(pipeline: str) -> dict[str, Any]:
     """Return the receipt of what is live now: this package, proved on the golden batch and scored on the test set.
 
     Raises `Refused` where a gate does not let it pass. Where this very package is live and answers, nothing is loaded.

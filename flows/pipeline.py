@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.states import Completed, State
 
 from flows import terminal
 from flows.deploy import deploy
@@ -16,10 +17,10 @@ from flows.stage import stage
 
 
 @flow(name="run", flow_run_name="{pipeline}")
-def run(pipeline: str = "fashion") -> dict[str, Any]:
-    """Bring every stage of a pipeline up to date, record it, deploy it; return what happened, in numbers.
+def run(pipeline: str = "fashion") -> State[dict[str, Any]]:
+    """Bring every stage of a pipeline up to date, record it, deploy it; the state carries what happened, in numbers.
 
-    `Refused` where a gate does not let the result go live: the run stays recorded and the live version serves on.
+    A gate that lets nothing go live ends the run as Refused: it is recorded, and the live version serves on.
     """
     started = time.monotonic()
     computing, executed = conduct(pipeline)
@@ -28,10 +29,12 @@ def run(pipeline: str = "fashion") -> dict[str, Any]:
     heal(pipeline)
     selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
     report(pipeline, selection)
-    receipt = deploy(pipeline)
-    seconds = time.monotonic() - started
-    numbers = {"executed": executed, "computing": computing, "seconds": seconds}
-    return {"receipt": receipt, "selection": selection, **numbers}
+    outcome = deploy(pipeline, return_state=True)
+    receipt = outcome.result()
+    numbers = {"executed": executed, "computing": computing, "seconds": time.monotonic() - started}
+    return Completed(
+        name=outcome.name, message=outcome.message, data=numbers | {"live": receipt, "selection": selection}
+    )
 
 
 def conduct(pipeline: str) -> tuple[float, list[str]]:

@@ -59,6 +59,24 @@ def test_the_notebook_tells_its_story_over_the_recorded_runs(versioned: Miniatur
     assert int(done.stdout.strip().splitlines()[-1]) >= 4
 
 
+def test_a_gate_that_refuses_ends_with_3_and_the_old_version_serves_on(versioned: Miniature) -> None:
+    """No engine that was measured here is on offer: a recorded refusal, not a crash."""
+    live = versioned.folder / ".state/triton/live/fashion.json"
+    params, before = versioned.folder / "params.yaml", live.read_text()
+    shipped = params.read_text()
+    params.write_text(re.sub(r"backends:\n- onnxruntime\n", "backends:\n", shipped))
+    assert params.read_text() != shipped
+    try:
+        done = versioned.shell("python -m flows.cli run")
+        assert done.returncode == 3, done.stdout
+        assert "refused by a gate" in done.stdout and "no NVIDIA driver" in done.stdout
+        assert live.read_text() == before
+        answer = versioned.shell(BLOCKS[TITLES.index("port=${ENGINEWORKS_TRITON_HTTP_PORT:-8000}")][1].rstrip())
+        assert '"label"' in answer.stdout
+    finally:
+        params.write_text(shipped)
+
+
 def test_down_leaves_nothing_behind(versioned: Miniature) -> None:
     done = versioned.shell("make down && make down")
     assert "stopped schedule, triton, mlflow, prefect" in done.stdout and "nothing was up" in done.stdout
