@@ -1,35 +1,26 @@
 """deploy: put a package on the live server, prove it there and leave a receipt; or leave all as it was and say why."""
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import yaml
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tritonclient.utils import InferenceServerException
 
 from flows import golden, live, repository
 from flows.addresses import address
+from flows.gate import classes, gate, knobs, package, read_json
 from flows.refusal import Refused
 from tasks import atomic, shards
 from tasks.interval import wilson
-from tasks.package import VERSION, digest, public
+from tasks.package import public
 from tasks.settings import STATE
 
 RECEIPTS = STATE / "triton" / "live"
-
-
-class Knobs(BaseModel):
-    """The deploy section of params.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    max_score_difference: Annotated[float, Field(ge=0, le=1)]
 
 
 @flow(name="deploy", flow_run_name="deploy-{pipeline}")
@@ -63,49 +54,6 @@ def go_live(pipeline: str) -> dict[str, Any]:
 
     promote(pipeline, receipt)  # also where nothing was deployed: an emptied MLflow gets its champion back
     return receipt
-
-
-def gate(pipeline: str) -> dict[str, Any]:
-    """Return package.json of a package that may go live; `Refused` gives every reason why it may not."""
-    trained = read_json(Path("metrics", "train", f"{pipeline}.json"))
-    facts = read_json(package(pipeline) / "package.json")
-    reasons = []
-    if not trained["reached"]:
-        reasons.append(f"train: the target of {trained['target']} was not reached on {trained['n']} validation images")
-    if facts["engine"] is None:
-        reasons += [f"select: {reason}" for reason in facts["reasons"]]
-    if reasons:
-        raise Refused(reasons)
-    if digest(package(pipeline) / "repository") != facts["sha256"]:
-        raise ValueError(f"{package(pipeline)}: not the bytes that package.json names; run the package stage again")
-    return facts
-
-
-def knobs(pipeline: str) -> Knobs:
-    """Return the deploy section of a pipeline; `ValueError` names the knob that is wrong."""
-    try:
-        return Knobs.model_validate(yaml.safe_load(Path("params.yaml").read_text())["pipelines"][pipeline]["deploy"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["pipelines", pipeline, "deploy", *map(str, first["loc"])])
-        raise ValueError(f"params.yaml: {where}: {first['msg']}, got {first['input']!r}") from None
-
-
-def package(pipeline: str) -> Path:
-    """Return where the package stage leaves a pipeline's package."""
-    return Path("models", "package", pipeline)
-
-
-def classes(pipeline: str) -> list[str]:
-    """Return the class names of the packaged pipeline."""
-    return list(read_json(package(pipeline) / "repository" / pipeline / VERSION / "spec.json")["classes"])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a fact that a stage left; `ValueError` where it did not run."""
-    if not path.exists():
-        raise ValueError(f"{path}: not there; run the pipeline first")
-    return dict(json.loads(path.read_text()))
 
 
 def read_receipt(pipeline: str) -> dict[str, Any] | None:

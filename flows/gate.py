@@ -1,0 +1,61 @@
+"""The gate before a deploy: what may go live, by the facts that the stages left."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flows.refusal import Refused
+from tasks.package import VERSION, digest
+
+
+class Knobs(BaseModel):
+    """The deploy section of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    max_score_difference: Annotated[float, Field(ge=0, le=1)]
+
+
+def gate(pipeline: str) -> dict[str, Any]:
+    """Return package.json of a package that may go live; `Refused` gives every reason why it may not."""
+    trained = read_json(Path("metrics", "train", f"{pipeline}.json"))
+    facts = read_json(package(pipeline) / "package.json")
+    reasons = []
+    if not trained["reached"]:
+        reasons.append(f"train: the target of {trained['target']} was not reached on {trained['n']} validation images")
+    if facts["engine"] is None:
+        reasons += [f"select: {reason}" for reason in facts["reasons"]]
+    if reasons:
+        raise Refused(reasons)
+    if digest(package(pipeline) / "repository") != facts["sha256"]:
+        raise ValueError(f"{package(pipeline)}: not the bytes that package.json names; run the package stage again")
+    return facts
+
+
+def knobs(pipeline: str) -> Knobs:
+    """Return the deploy section of a pipeline; `ValueError` names the knob that is wrong."""
+    try:
+        return Knobs.model_validate(yaml.safe_load(Path("params.yaml").read_text())["pipelines"][pipeline]["deploy"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["pipelines", pipeline, "deploy", *map(str, first["loc"])])
+        raise ValueError(f"params.yaml: {where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def package(pipeline: str) -> Path:
+    """Return where the package stage leaves a pipeline's package."""
+    return Path("models", "package", pipeline)
+
+
+def classes(pipeline: str) -> list[str]:
+    """Return the class names of the packaged pipeline."""
+    return list(read_json(package(pipeline) / "repository" / pipeline / VERSION / "spec.json")["classes"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a fact that a stage left; `ValueError` where it did not run."""
+    if not path.exists():
+        raise ValueError(f"{path}: not there; run the pipeline first")
+    return dict(json.loads(path.read_text()))
