@@ -84,7 +84,7 @@ def keep(pipeline: str, backends: list[str], params: dict[str, Any], deps: dict[
     run = next((run for run in tagged(client, experiment_id, RUN_KEY, key) if run.info.status == "FINISHED"), None)
     number = version_of(client, pipeline, run.info.run_id) if run and chosen else None
     if run is None or (chosen and number is None):
-        run = own_run(client, experiment_id, pipeline, key, deps["train"], deps["curves"] / "curves.csv")
+        run = own_run(client, experiment_id, pipeline, key, deps["train_metrics"], deps["curves"] / "curves.csv")
         found = reports(deps, backends)
         tags = {RUN_KEY: key, "data_hash": data_hash(hashes), **facts(found)}
         number = fill(client, run, pipeline, params | {"backends": backends}, deps, found, tags)
@@ -120,12 +120,14 @@ def data_hash(hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
 
 
-def own_run(client: "MlflowClient", experiment_id: str, pipeline: str, key: str, train: Path, curves: Path) -> "Run":
+def own_run(
+    client: "MlflowClient", experiment_id: str, pipeline: str, key: str, train_metrics: Path, curves: Path
+) -> "Run":
     """Return the run to fill: an unfinished one of this key, else the one that followed the training, else a new one.
 
     Any other run of this key or this training that nobody finished is deleted, so that one is left.
     """
-    fingerprint = json.loads((train / "train.json").read_text())["fingerprint"]
+    fingerprint = json.loads(train_metrics.read_text())["fingerprint"]
     live = tagged(client, experiment_id, FINGERPRINT, fingerprint)
     candidates = tagged(client, experiment_id, RUN_KEY, key)
     candidates += [run for run in live if RUN_KEY not in run.data.tags and run.info.status != "FINISHED"]

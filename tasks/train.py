@@ -56,14 +56,16 @@ def train(
     mark = fingerprint(knobs, workload, prepare, augment)
     folder = workplace(out, mark)
     verdict = fit(workload, prepare, augment, folder, knobs)
-    atomic.write_json(folder / "train.json", {"fingerprint": mark, "width": width, **verdict})
+    atomic.write_json(
+        folder / "train.json", {"width": width}
+    )  # what rebuilds the network, and nothing that only varies
     with atomic.folder(curves) as drawn:
         for name in ("curves.csv", "curves.png"):
             (folder / name).rename(drawn / name)
     shutil.rmtree(out, ignore_errors=True)
     folder.rename(out)
     shutil.rmtree(out.with_name(f"{out.name}.partial"))
-    atomic.write_json(metrics, verdict)
+    atomic.write_json(metrics, {**verdict, "fingerprint": mark})
     print(f"{'target reached' if verdict['reached'] else 'target not reached'}: validation {verdict['value']:.4f}")
 
 

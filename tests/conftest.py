@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ class Miniature:
     def shell(self, line: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a shell line in the copy, without a terminal, its output read through a pipe."""
         return subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {{ {line}; }} </dev/null 2>&1 | cat"],
+            ["bash", "-c", f"set -o pipefail; {{ {line}\n}} </dev/null 2>&1 | cat"],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -40,21 +41,38 @@ class Miniature:
         return f"http://127.0.0.1:{self.environment[f'ENGINEWORKS_{name}_PORT']}"
 
 
-@pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniature]:
-    """Run `make run` in a copy without `.git`, in a path with a space; leave its servers up for the session."""
+@pytest.fixture(scope="session", autouse=True)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Miniature]]:
+    """Start `make run` in a copy without `.git`, in a path with a space, if any test wants it; quick tests go on.
+
+    Its servers stay up for the session.
+    """
+    if not any("ran" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
+        yield Future()
+        return
     folder = tmp_path_factory.mktemp("whole path") / "copy"
     folder.mkdir()
     miniature.copy(folder)
-    environment = miniature.environment(folder)
-    system = Miniature(folder, environment, "")
-    try:
-        done = system.shell("make run", timeout_s=560)
-        if done.returncode:
-            logs = sorted((folder / ".state" / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
-            tail = "\n".join(f"--- {log.name}\n" + log.read_text(errors="replace")[-1500:] for log in logs[-3:])
-            pytest.fail(f"make run ended with {done.returncode}:\n{done.stdout}\n{tail}")
-        yield Miniature(folder, environment, done.stdout)
-    finally:
-        system.shell("make down")
-        shutil.rmtree(folder, ignore_errors=True)
+    system = Miniature(folder, miniature.environment(folder), "")
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(whole_path, system)
+        finally:
+            system.shell("make down")
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def whole_path(system: Miniature) -> Miniature:
+    """Run the whole path once."""
+    done = system.shell("make run", timeout_s=560)
+    if done.returncode:
+        logs = sorted((system.folder / ".state" / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+        tail = "\n".join(f"--- {log.name}\n" + log.read_text(errors="replace")[-1500:] for log in logs[-3:])
+        raise RuntimeError(f"make run ended with {done.returncode}:\n{done.stdout}\n{tail}")
+    return replace(system, output=done.stdout)
+
+
+@pytest.fixture(scope="session")
+def ran(running: Future[Miniature]) -> Miniature:
+    """Wait for the one miniature run of the whole path."""
+    return running.result()

@@ -45,10 +45,13 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     write(root / "prepare/spec.json", {"classes": ["a", "b"], "image_size": 2, "counts": {"train": 8}})
     write(root / "prepare/train-0.tar", b"shard")
     write(root / "augment/augment.json", {"flip": {"probability": 0.5}})
-    write(root / "train/train.json", {"fingerprint": FINGERPRINT})
+    write(root / "train/train.json", {"width": 64})
     write(root / "curves/curves.csv", CURVES)
     write(root / "train/weights.safetensors", b"weights")
-    write(root / "train_metrics.json", {"target": 0.9, "reached": True, "value": 0.92, "n": 100})
+    write(
+        root / "train_metrics.json",
+        {"target": 0.9, "reached": True, "value": 0.92, "n": 100, "fingerprint": FINGERPRINT},
+    )
     write(root / "export/model.onnx", network())
     write(root / "quantize/fp32.onnx", network())
     write(root / "quantize/quantize.json", {"fp32": {"size_bytes": 9}})

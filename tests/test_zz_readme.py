@@ -30,7 +30,7 @@ def test_a_command_of_the_readme_works(versioned: Miniature, kind: str, text: st
         environment["MLFLOW_TRACKING_URI"] = versioned.url("MLFLOW")
         text = f".venv/bin/python - <<'END'\n{text}\nEND"
     exports = "\n".join(f"export {name}='{value}'" for name, value in environment.items())
-    done = versioned.shell(f"set -e; {exports}\n{text.rstrip()}\n")
+    done = versioned.shell(f"set -e\n{exports}\n{text}")
     assert done.returncode == 0, done.stdout
     assert not re.search(r"Traceback|ERROR|alembic", done.stdout), done.stdout
 
@@ -71,7 +71,7 @@ def test_a_gate_that_refuses_ends_with_3_and_the_old_version_serves_on(versioned
         assert done.returncode == 3, done.stdout
         assert "refused by a gate" in done.stdout and "no NVIDIA driver" in done.stdout
         assert live.read_text() == before
-        answer = versioned.shell(BLOCKS[TITLES.index("port=${ENGINEWORKS_TRITON_HTTP_PORT:-8000}")][1].rstrip())
+        answer = versioned.shell(next(text for _, text in BLOCKS if "curl" in text))
         assert '"label"' in answer.stdout
     finally:
         params.write_text(shipped)
