@@ -152,20 +152,28 @@ def answers(url: str) -> bool:
 
 
 def stop() -> list[str]:
-    """Stop every service we started, last one first, and wait for its end; return the names."""
-    stopped = []
-    for path in sorted(PIDS.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        found = process(path.stem)
-        if found is not None:
-            family = [found, *found.children(recursive=True)]
-            found.send_signal(signal.SIGINT)
-            _, left = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
-            for each in left:
-                each.kill()
-            psutil.wait_procs(left, timeout=5)
-            stopped.append(path.stem)
-        path.unlink()
-    return stopped
+    """Stop every service we started and wait for its end; return the names.
+
+    The schedule goes first: it pauses itself through Prefect's API.
+    """
+    found = {path.stem: process(path.stem) for path in sorted(PIDS.glob("*.json"))}
+    alive = {name: each for name, each in found.items() if each is not None}
+    end([each for name, each in alive.items() if name == "schedule"])
+    end([each for name, each in alive.items() if name != "schedule"])
+    for name in found:
+        (PIDS / f"{name}.json").unlink()
+    return list(alive)
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Ask processes and their children to end, then end them."""
+    families = [each for parent in processes for each in (parent, *parent.children(recursive=True))]
+    for parent in processes:
+        parent.send_signal(signal.SIGINT)
+    _, left = psutil.wait_procs(families, timeout=STOP_TIMEOUT_S)
+    for each in left:
+        each.kill()
+    psutil.wait_procs(left, timeout=5)
 
 
 def links() -> dict[str, str]:

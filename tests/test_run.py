@@ -68,19 +68,6 @@ def test_prefect_shows_the_run_its_tasks_and_the_schedule(ran: Miniature) -> Non
     assert {"engines-fashion", "report-fashion"} <= keys
 
 
-def test_a_stock_client_loads_the_champion_from_the_mlflow_server(ran: Miniature) -> None:
-    code = (
-        "import mlflow, numpy as np\n"
-        "m = mlflow.pyfunc.load_model('models:/fashion@champion')\n"
-        "print(np.asarray(list(m.predict(np.zeros((3, 1, 28, 28), np.float32)).values())[0]).shape)"
-    )
-    environment = ran.environment | {"MLFLOW_TRACKING_URI": ran.url("MLFLOW")}
-    done = subprocess.run(
-        [ran.folder / ".venv/bin/python", "-c", code], cwd="/tmp", env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.strip().endswith("(3, 4)"), done.stderr
-
-
 def test_mlflow_holds_the_run_its_curve_and_an_engine_each(ran: Miniature) -> None:
     api = ran.url("MLFLOW") + "/api/2.0/mlflow"
     experiment = ask(f"{api}/experiments/get-by-name?experiment_name=fashion")["experiment"]["experiment_id"]
@@ -91,18 +78,6 @@ def test_mlflow_holds_the_run_its_curve_and_an_engine_each(ran: Miniature) -> No
     assert {run["info"]["status"] for run in runs} == {"FINISHED"}
     metrics = {metric["key"] for metric in runs[parents[0]]["data"]["metrics"]}
     assert "served_accuracy" in metrics and any("validation_loss" in name for name in metrics)
-
-
-def test_a_second_run_executes_no_stage_and_leaves_no_trace(ran: Miniature) -> None:
-    before = (ran.folder / "dvc.lock").read_bytes()
-    again = ran.shell("make run")
-    assert again.returncode == 0, again.stdout
-    assert "0 stages ran" in again.stdout and again.stdout.count("   fresh\n") == 13
-    assert (ran.folder / "dvc.lock").read_bytes() == before
-    states = {
-        run["state"]["name"] for run in ask(ran.url("PREFECT") + "/api/task_runs/filter", {}) if "@" in run["name"]
-    }
-    assert states == {"Completed", "Cached"}
 
 
 def test_a_labelled_file_that_is_dropped_makes_prepare_stale(ran: Miniature) -> None:

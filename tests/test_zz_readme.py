@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 
+import numpy as np
 import psutil
 import pytest
 
@@ -26,6 +27,7 @@ def versioned(ran: Miniature) -> Miniature:
 @pytest.mark.parametrize(("kind", "text"), BLOCKS, ids=TITLES)
 def test_a_command_of_the_readme_works(versioned: Miniature, kind: str, text: str) -> None:
     environment = {"PYTEST_ADDOPTS": "tests/test_contract.py -k one_name"}  # or `make test` would test itself for ever
+    lock = (versioned.folder / "dvc.lock").read_bytes()
     if kind == "python":
         environment["MLFLOW_TRACKING_URI"] = versioned.url("MLFLOW")
         text = f".venv/bin/python - <<'END'\n{text}\nEND"
@@ -33,6 +35,11 @@ def test_a_command_of_the_readme_works(versioned: Miniature, kind: str, text: st
     done = versioned.shell(f"set -e\n{exports}\n{text}")
     assert done.returncode == 0, done.stdout
     assert not re.search(r"Traceback|ERROR|alembic", done.stdout), done.stdout
+    if "make run" in text:  # a second run executes no stage
+        assert "0 stages ran" in done.stdout and done.stdout.count("   fresh\n") == 13
+        assert (versioned.folder / "dvc.lock").read_bytes() == lock
+    if kind == "python":  # a stock client, through MLflow's server
+        assert np.array(json.loads(re.search(r"\[\[.*\]\]", done.stdout)[0])).shape == (1, 4)  # type: ignore[index]
 
 
 def test_the_experiment_left_its_figures_and_one_run_each(versioned: Miniature) -> None:
@@ -79,7 +86,7 @@ def test_a_gate_that_refuses_ends_with_3_and_the_old_version_serves_on(versioned
 
 def test_down_leaves_nothing_behind(versioned: Miniature) -> None:
     done = versioned.shell("make down && make down")
-    assert "stopped schedule, triton, mlflow, prefect" in done.stdout and "nothing was up" in done.stdout
+    assert "stopped mlflow, prefect, schedule, triton" in done.stdout and "nothing was up" in done.stdout
     left = []
     for process in psutil.process_iter():
         try:
