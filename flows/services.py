@@ -22,6 +22,7 @@ PIDS = settings.STATE / "pids"
 LOGS = settings.STATE / "logs"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
+RUNS_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def links() -> dict[str, str]:
     inherited = addresses.inherited()
     return {
         "Prefect": inherited.get("PREFECT_API_URL", f"http://{addresses.address('PREFECT')}").removesuffix("/api"),
-        "MLflow": inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}"),
+        "MLflow": inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}{RUNS_PAGE}"),
         "Triton": f"http://{addresses.address('TRITON_HTTP')}",
     }
 

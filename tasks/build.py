@@ -37,4 +37,4 @@ def build(
                 "built_with": built_with,
             }
         atomic.write_json(folder / "build.json", {"engines": engines})
-    print(", ".join(f"{name} {facts['size_bytes'] / 1e6:.2f} MB" for name, facts in engines.items()))
+    print(", ".join(f"{facts['precision']} {facts['size_bytes'] / 1e6:.2f} MB" for facts in engines.values()))

@@ -39,6 +39,7 @@ def evaluate(
         rows[engine.name] = row(count, guess, reference)
         print(f"{engine.name}: {rows[engine.name]['accuracy']:.4f}", flush=True)
     atomic.write_json(out, {"metric": scoring.METRIC, "n": count["n"], "rows": rows})
+    print(f"torch {rows[engines.REFERENCE]['accuracy']:.4f}, and {len(rows) - 1} engines, on n={count['n']:,}")
 
 
 def row(count: dict[str, Any], guess: Any, reference: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def export(
             )
         facts = {"opset": model.opset_import[0].version, "max_difference": difference, "batches": list(BATCHES)}
         atomic.write_json(folder / "export.json", {**facts, "weights_sha256": weights})
-    print(f"opset {facts['opset']}, {difference:.1e} from torch at most, batches {', '.join(map(str, BATCHES))}")
+    print(f"opset {facts['opset']}, at most {difference:.1e} from torch")
 
 
 def convert(network: Any, example: Any) -> Any:

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 
@@ -37,20 +39,23 @@ def fetch(out: Path, *, https: str, debian: str, files: dict[str, Sha256]) -> No
     for label, read in sources:
         try:
             contents = {name: checked(name, read(name), sha256) for name, sha256 in files.items()}
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
             reasons.append(f"{label}: {reason(error)}")
             continue
         with atomic.folder(out) as folder:
             for name, content in contents.items():
                 (folder / name).write_bytes(content)
-        print(f"fetched {len(files)} files from {label}")
+        print(f"{len(files)} files from {label}")
         return
     raise ValueError("no source has the data set:\n" + "\n".join(f"  - {line}" for line in reasons))
 
 
 def checked(name: str, content: bytes, sha256: str) -> bytes:
     """Return `content` decompressed; `ValueError` where it is not what params.yaml promises."""
-    plain = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    try:
+        plain = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{name}.gz: damaged: {error}") from None
     found = hashlib.sha256(plain).hexdigest()
     if found != sha256:
         raise ValueError(f"{name}: SHA-256 of the decompressed content is {found}, params.yaml wants {sha256}")

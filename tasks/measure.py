@@ -49,6 +49,7 @@ def measure(
     for name in predictors:
         rows[name] = summary(singles[name], rates[name], threads, throughput_batch)
     atomic.write_json(out, {"machine": machine(threads), "rounds": rounds, "rows": rows})
+    print(f"{len(predictors)} ways to run it, {rounds} rounds in turns")
 
 
 def take_turns(

@@ -88,7 +88,7 @@ def keep(pipeline: str, backends: list[str], params: dict[str, Any], deps: dict[
         found = reports(deps, backends)
         tags = {RUN_KEY: key, "data_hash": data_hash(hashes), **facts(found)}
         number = fill(client, run, pipeline, params | {"backends": backends}, deps, found, tags)
-        print(f"recorded {pipeline}-{key[:8]} in MLflow" + (f", model version {number}" if number else ", no model"))
+        print(f"MLflow run {pipeline}-{key[:8]}, " + (f"model version {number}" if number else "no model"))
     return {
         "run_key": key,
         "run_id": run.info.run_id,

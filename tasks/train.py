@@ -56,9 +56,8 @@ def train(
     mark = fingerprint(knobs, workload, prepare, augment)
     folder = workplace(out, mark)
     verdict = fit(workload, prepare, augment, folder, knobs)
-    atomic.write_json(
-        folder / "train.json", {"width": width}
-    )  # what rebuilds the network, and nothing that only varies
+    # what rebuilds the network, and nothing that merely varies: equal weights leave all later stages fresh
+    atomic.write_json(folder / "train.json", {"width": width})
     with atomic.folder(curves) as drawn:
         for name in ("curves.csv", "curves.png"):
             (folder / name).rename(drawn / name)

@@ -209,6 +209,15 @@ def test_fetch_takes_plain_or_gzipped_files_from_the_mirror(
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(files)
 
 
+def test_a_damaged_gzip_in_the_mirror_is_a_reason_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file.gz").write_bytes(gzip.compress(bytes(1000))[:-9])
+    monkeypatch.setenv("ENGINEWORKS_MIRROR", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"file.gz: damaged"):
+        fetch(tmp_path / "out", https="https://127.0.0.1:9", debian="none", files={"file": "0" * 64})
+
+
 def test_fetch_names_every_source_and_its_reason(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEWORKS_MIRROR", str(raw))
     monkeypatch.setenv("PATH", "/nowhere")
