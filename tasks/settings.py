@@ -11,6 +11,7 @@ QUIET = {
     "DVC_NO_ANALYTICS": "1",
     "DVC_STUDIO_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",  # since 1.29 ONNX Runtime reports to Microsoft from Linux, too, unless told not to
     "MPLBACKEND": "Agg",
     "TOKENIZERS_PARALLELISM": "false",
 }

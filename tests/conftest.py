@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks.settings import quiet
 from tests import miniature
 
 for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_"))]:
     del os.environ[name]
-os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1"}
+quiet()
 
 
 @dataclass(frozen=True)

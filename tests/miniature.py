@@ -104,8 +104,10 @@ def environment(to: Path) -> dict[str, str]:
     """Return an environment in which the copy's own code, ports and state are used."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_"))}
     ports = free_ports(5)
+    (to.parent / "home").mkdir(exist_ok=True)
     names = ("PREFECT", "MLFLOW", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
     return kept | {
+        "HOME": str(to.parent / "home"),
         "ENGINEWORKS_MIRROR": str(to.parent / "mirror"),
         "ENGINEWORKS_MINIATURE": "1",
         "PYTHONPATH": str(to),

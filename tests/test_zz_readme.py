@@ -84,6 +84,12 @@ def test_a_gate_that_refuses_ends_with_3_and_the_old_version_serves_on(versioned
         params.write_text(shipped)
 
 
+def test_nothing_is_written_outside_the_copy(versioned: Miniature) -> None:
+    home = versioned.folder.parent / "home"
+    written = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    assert {name for name in written if not name.startswith(".ipython/")} == set()
+
+
 def test_down_leaves_nothing_behind(versioned: Miniature) -> None:
     done = versioned.shell("make down && make down")
     assert "stopped mlflow, prefect, schedule, triton" in done.stdout and "nothing was up" in done.stdout

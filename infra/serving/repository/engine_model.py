@@ -4,7 +4,10 @@
 """
 
 import json
+import os
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
 
 import numpy as np
 import onnxruntime
