@@ -3,7 +3,7 @@ PIPELINE ?= fashion
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := 0.13.9
-DOWNLOAD := 1.4 GB
+DOWNLOAD := 1.2 GB
 
 .PHONY: run test up down setup lock lint
 run: .venv/ready ## data -> trained -> optimised -> deployed
