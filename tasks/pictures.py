@@ -48,7 +48,7 @@ def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) 
     left.plot(epochs, [r["validation"] for r in rows], "o-", color=BLUE, label=f"validation {metric}")
     left.axhline(target, color=ORANGE, ls="--", label=f"target {target}")
     left.set(xlabel="epoch", ylabel=metric)
-    right.plot(epochs, [r["train_loss"] for r in rows], "o-", color=GREY, label="training loss")
+    right.plot(epochs, [r["train_loss"] for r in rows], "o-", color=GREY, label="training loss, smoothed labels")
     right.plot(epochs, [r["validation_loss"] for r in rows], "o-", color=BLUE, label="validation loss")
     right.set(xlabel="epoch", ylabel="cross-entropy")
     for axis in (left, right):
