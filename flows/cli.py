@@ -9,6 +9,7 @@ from typing import Any
 from flows import addresses, graph, services, serving, terminal
 
 REFUSED = 3
+INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def run_pipeline(pipeline: str) -> int:
     begun = time.monotonic()
     for name, value in addresses.inherited().items():
         terminal.say(f"using {name}={value}")
-    terminal.say(f"{pipeline}: {graph.count()} stages, then the deploy; what is fresh is not run again")
+    terminal.say(f"{pipeline}: {graph.count(pipeline)} stages, then the deploy; what is fresh is not run again")
     serving.install()
     every = services.known()
     started = services.start(every)
@@ -54,6 +55,9 @@ def run_pipeline(pipeline: str) -> int:
         services.wait(service for service in every if service.name == "prefect")
         result = run(pipeline)
         services.wait(every)
+    except KeyboardInterrupt:
+        terminal.say("interrupted; what is finished is kept, and the next run goes on from there")
+        return INTERRUPTED
     except (StageFailed, ValueError) as error:
         terminal.say(f"error: {error}")
         return 1

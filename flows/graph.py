@@ -1,5 +1,6 @@
 """What DVC knows: the stages of a pipeline in order, and which of them are stale."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class Graph:
         """Read dvc.yaml, dvc.lock and params.yaml afresh."""
         from dvc.repo import Repo
 
+        logging.getLogger("dvc").setLevel(logging.ERROR)  # its warnings would run across our lines
         if self.repo is not None:
             self.repo.close()
         self.repo = Repo(".")
@@ -45,11 +47,13 @@ class Graph:
         self.repo.close()
 
 
-def count() -> int:
+def count(pipeline: str) -> int:
     """Return the number of a pipeline's stages, from the files alone: DVC takes seconds to import."""
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].values()
-    backends = len(yaml.safe_load(Path("params.yaml").read_text())["backends"])
-    return sum(backends if "matrix" in stage else 1 for stage in stages)
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    if pipeline not in params["pipelines"]:
+        raise ValueError(f"params.yaml: no pipeline '{pipeline}'; there are: {', '.join(params['pipelines'])}")
+    return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages)
 
 
 def settle(root: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+import psutil
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -84,13 +85,14 @@ def copy(source: IO[str], target: IO[str]) -> None:
 
 def end(child: subprocess.Popen[str]) -> None:
     """End a stage that is still running with everything it started: a trainer must not outlive its run."""
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGTERM)
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    if child.poll() is not None:
+        return
+    family = psutil.Process(child.pid).children(recursive=True)
+    os.killpg(child.pid, signal.SIGTERM)
+    _, left = psutil.wait_procs(family, timeout=10)
+    for each in left:
+        each.kill()
+    child.wait()
 
 
 def words(log_path: Path) -> str:

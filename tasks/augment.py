@@ -45,6 +45,8 @@ def augment(
     rows = module.variants([shown[label] for label in labels], augmentation, spec, copies=9)
     with atomic.folder(out) as folder:
         atomic.write_json(folder / "augment.json", augmentation.model_dump(mode="json"))
-        pictures.sample_grid(folder / "strip.png", [spec["classes"][label] for label in labels], rows)
+        pictures.sample_grid(
+            folder / "strip.png", [spec["classes"][label] for label in labels], rows, ("original", "variants")
+        )
     active = [name for name, knob in augmentation if knob.probability]
     print(f"active: {', '.join(active) or 'none'}")

@@ -21,8 +21,8 @@ def class_balance(out: Path, classes: list[str], counts: dict[str, list[int]]) -
     save(figure, out)
 
 
-def sample_grid(out: Path, rows: list[str], images: list[list[Any]]) -> None:
-    """Draw one row of images per name; images are HW or HWC uint8 arrays."""
+def sample_grid(out: Path, rows: list[str], images: list[list[Any]], heads: tuple[str, ...] = ()) -> None:
+    """Draw one row of images per name, `heads` over the first columns; images are HW or HWC uint8 arrays."""
     plt = pyplot()
     columns = max(len(row) for row in images)
     figure, axes = plt.subplots(len(rows), columns, figsize=(columns * 0.8 + 1.4, len(rows) * 0.8), squeeze=False)
@@ -32,7 +32,9 @@ def sample_grid(out: Path, rows: list[str], images: list[list[Any]]) -> None:
             if image is not None:
                 axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
-    figure.subplots_adjust(left=0.16, right=0.99, top=0.99, bottom=0.01, wspace=0.04, hspace=0.06)
+    for axis, head in zip(axes[0], heads, strict=False):
+        axis.set_title(head, fontsize=9)
+    figure.subplots_adjust(left=0.16, right=0.99, top=0.94 if heads else 0.99, bottom=0.01, wspace=0.04, hspace=0.06)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
