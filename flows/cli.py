@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, graph, services, serving, terminal
+from flows import addresses, gate, graph, services, serving, terminal
 
 REFUSED = 3
 INTERRUPTED = 130
@@ -41,7 +41,9 @@ def run_pipeline(pipeline: str) -> int:
     begun = time.monotonic()
     for name, value in addresses.inherited().items():
         terminal.say(f"using {name}={value}")
-    terminal.say(f"{pipeline}: {graph.count(pipeline)} stages, then the deploy; what is fresh is not run again")
+    stages = graph.preview(pipeline)
+    gate.knobs(pipeline)
+    terminal.say(f"{pipeline}: {stages} stages, then the deploy; what is fresh is not run again")
     serving.install()
     every = services.known()
     started = services.start(every)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from flows.refusal import Refused
+from tasks.command import block, checked, refuse_wrong_names
 from tasks.package import VERSION, digest
 
 
@@ -36,12 +37,11 @@ def gate(pipeline: str) -> dict[str, Any]:
 
 def knobs(pipeline: str) -> Knobs:
     """Return the deploy section of a pipeline; `ValueError` names the knob that is wrong."""
-    try:
-        return Knobs.model_validate(yaml.safe_load(Path("params.yaml").read_text())["pipelines"][pipeline]["deploy"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["pipelines", pipeline, "deploy", *map(str, first["loc"])])
-        raise ValueError(f"params.yaml: {where}: {first['msg']}, got {first['input']!r}") from None
+    given = block(pipeline, yaml.safe_load(Path("params.yaml").read_text())).get("deploy", {})
+    where = f"params.yaml: pipelines.{pipeline}.deploy"
+    refuse_wrong_names(given, list(Knobs.model_fields), where)
+    found: Knobs = checked(Knobs, given, where)
+    return found
 
 
 def package(pipeline: str) -> Path:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from tasks.command import check
+
 LAST = "record"
 
 
@@ -47,13 +49,12 @@ class Graph:
         self.repo.close()
 
 
-def count(pipeline: str) -> int:
-    """Return the number of a pipeline's stages, from the files alone: DVC takes seconds to import."""
-    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].values()
+def preview(pipeline: str) -> int:
+    """Check every knob of a pipeline and return the number of its stages, by the files alone: DVC takes seconds."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     params = yaml.safe_load(Path("params.yaml").read_text())
-    if pipeline not in params["pipelines"]:
-        raise ValueError(f"params.yaml: no pipeline '{pipeline}'; there are: {', '.join(params['pipelines'])}")
-    return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages)
+    check(pipeline, list(stages), params)
+    return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages.values())
 
 
 def settle(root: Path) -> None:

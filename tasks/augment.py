@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from tasks import atomic, pictures, shards
+from tasks.command import checked
 from tasks.workload import part
 
 
@@ -33,11 +32,7 @@ def augment(
         "brightness": brightness,
         "contrast": contrast,
     }
-    try:
-        augmentation = module.Augmentation(**knobs)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"params.yaml: augment.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    augmentation = checked(module.Augmentation, knobs, "params.yaml: augment")
     spec = json.loads((prepare / "spec.json").read_text())
     samples = list(itertools.islice(shards.read(prepare, "train"), 64))
     shown = {label: data for data, label in reversed(samples)}

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import TypeAdapter, ValidationError
 
 from tasks import settings
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     try:
         function, arguments = bind(argv, yaml.safe_load(PARAMS.read_text()))
-        run(function, arguments)
+        function(**arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -36,28 +36,42 @@ def main(argv: list[str]) -> int:
 
 
 def bind(argv: list[str], params: dict[str, Any]) -> tuple[Callable[..., object], dict[str, Any]]:
-    """Return a stage's function and its arguments; `ValueError` names what is unknown."""
+    """Return a stage's function and its arguments; `ValueError` names what is unknown or wrong."""
     parser = argparse.ArgumentParser(prog="python -m tasks.command", description="Run one stage of a pipeline.")
     parser.add_argument("stage")
     parser.add_argument("pipeline")
     head = parser.parse_args(argv[:2])
-    block = params["pipelines"].get(head.pipeline)
-    if block is None:
-        known = ", ".join(params["pipelines"])
-        raise ValueError(f"params.yaml: no pipeline '{head.pipeline}'; there are: {known}")
-    function = getattr(importlib.import_module(f"tasks.{head.stage}"), head.stage)
-    wiring, knobs = signature(function)
+    section = block(head.pipeline, params)
+    function = function_of(head.stage)
+    wiring, _ = signature(function)
     facts = {
         "pipeline": head.pipeline,
-        "workload": f"{block['modality']}/{block['problem']}",
+        "workload": f"{section['modality']}/{section['problem']}",
         "backends": params["backends"],
-        "params": block,
+        "params": section,
     }
     arguments = {name: facts[name] for name in wiring if name in facts}
-    arguments |= paths(argv[2:], [name for name in wiring if name not in facts])
-    section = block.get(head.stage, {})
-    refuse_wrong_names(section, knobs, f"params.yaml: pipelines.{head.pipeline}.{head.stage}")
-    return function, arguments | section
+    arguments |= paths(argv[2:], function, [name for name in wiring if name not in facts])
+    return function, arguments | knobs(function, head.pipeline, section)
+
+
+def check(pipeline: str, stages: list[str], params: dict[str, Any]) -> None:
+    """Raise `ValueError` for the first knob that its stage would refuse, before any stage runs."""
+    for stage in stages:
+        knobs(function_of(stage), pipeline, block(pipeline, params))
+
+
+def block(pipeline: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's block of params.yaml; `ValueError` lists those there are."""
+    if pipeline not in params["pipelines"]:
+        raise ValueError(f"params.yaml: no pipeline '{pipeline}'; there are: {', '.join(params['pipelines'])}")
+    return dict(params["pipelines"][pipeline])
+
+
+def function_of(stage: str) -> Callable[..., object]:
+    """Return a stage's function: it bears its module's name."""
+    function: Callable[..., object] = getattr(importlib.import_module(f"tasks.{stage}"), stage)
+    return function
 
 
 def signature(function: Callable[..., object]) -> tuple[list[str], list[str]]:
@@ -67,32 +81,41 @@ def signature(function: Callable[..., object]) -> tuple[list[str], list[str]]:
     return wiring, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
-def paths(argv: list[str], names: list[str]) -> dict[str, Any]:
+def paths(argv: list[str], function: Callable[..., object], names: list[str]) -> dict[str, Any]:
     """Parse `--name value` for each wiring name; all of them are required."""
+    hints = get_type_hints(function)
     parser = argparse.ArgumentParser(prog="python -m tasks.command")
     for name in names:
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, required=True)
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=hints[name], required=True)
     return vars(parser.parse_args(argv))
 
 
-def refuse_wrong_names(section: dict[str, Any], knobs: list[str], where: str) -> None:
+def knobs(function: Callable[..., object], pipeline: str, section: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's knobs, each checked against its annotation; `ValueError` names the knob and what is wrong."""
+    stage = function.__name__
+    given, where = section.get(stage, {}), f"params.yaml: pipelines.{pipeline}.{stage}"
+    _, names = signature(function)
+    refuse_wrong_names(given, names, where)
+    hints = get_type_hints(function, include_extras=True)
+    return {name: checked(hints[name], given[name], f"{where}.{name}") for name in names}
+
+
+def refuse_wrong_names(given: dict[str, Any], names: list[str], where: str) -> None:
     """Raise `ValueError` for a misspelt or a missing knob."""
-    for name in section.keys() - set(knobs):
-        raise ValueError(f"{where}.{name}: no such knob; there are: {', '.join(knobs)}")
-    for name in set(knobs) - section.keys():
+    for name in given.keys() - set(names):
+        raise ValueError(f"{where}.{name}: no such knob; there are: {', '.join(names)}")
+    for name in set(names) - given.keys():
         raise ValueError(f"{where}.{name}: missing; add it")
 
 
-def run(function: Callable[..., object], arguments: dict[str, Any]) -> None:
-    """Call a stage with validated arguments; `ValueError` names the knob, its value and what is wrong with it."""
+def checked(kind: Any, value: Any, where: str) -> Any:
+    """Return a knob's value as its type; `ValueError` says where it is, what is wrong and what was given."""
     try:
-        validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)(**arguments)
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        if error.title != function.__name__:
-            raise
         first = error.errors()[0]
-        where = ".".join([function.__name__, *map(str, first["loc"])])
-        raise ValueError(f"params.yaml: {where}: {first['msg']}, got {first['input']!r}") from None
+        place = ".".join([where, *map(str, first["loc"])])
+        raise ValueError(f"{place}: {first['msg']}, got {first['input']!r}") from None
 
 
 if __name__ == "__main__":
