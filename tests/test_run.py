@@ -4,9 +4,12 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import urllib.request
 from typing import Any
+
+import pytest
 
 from tests.conftest import Miniature
 
@@ -35,6 +38,7 @@ def test_every_stage_prints_one_line(ran: Miniature) -> None:
     ]
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
 def test_the_curl_line_answers_readable_json_on_a_terminal(ran: Miniature) -> None:
     command = ran.output[ran.output.index("  sh infra/serving/request.sh") :]
     ours, theirs = pty.openpty()
