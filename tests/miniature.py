@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ["disc", "box", "cross", "bar"]
 SIZES = {"train": 1600, "t10k": 400}
+# What a test run must not hand on to the copy; within `make test` make would announce folders in the output.
+INHERITED = ("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_", "MAKE", "MFLAGS")
 KNOBS: dict[str, dict[str, Any]] = {
     "prepare": {"classes": CLASSES, "validation": 300, "calibration": 64, "golden": 8, "shard_size": 500},
     "augment": {"rotation": {"range": [-5, 5], "probability": 0.5}},
@@ -102,7 +104,7 @@ def write_params(to: Path, files: dict[str, str]) -> None:
 
 def environment(to: Path) -> dict[str, str]:
     """Return an environment in which the copy's own code, ports and state are used."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(INHERITED)}
     ports = free_ports(5)
     (to.parent / "home").mkdir(exist_ok=True)
     names = ("PREFECT", "MLFLOW", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
