@@ -23,7 +23,6 @@ def augment(
     contrast: dict[str, Any],
 ) -> None:
     """Leave `augment.json` (what train reads) and `strip.png` (each image, then variants of it) in `out`."""
-    module = part(workload, "augment")
     knobs = {
         "rotation": rotation,
         "scale": scale,
@@ -32,12 +31,12 @@ def augment(
         "brightness": brightness,
         "contrast": contrast,
     }
-    augmentation = checked(module.Augmentation, knobs, "params.yaml: augment")
+    augmentation = typed(workload, knobs, "params.yaml: augment")
     spec = json.loads((prepare / "spec.json").read_text())
     samples = list(itertools.islice(shards.read(prepare, "train"), 64))
     shown = {label: data for data, label in reversed(samples)}
     labels = sorted(shown)[:6]
-    rows = module.variants([shown[label] for label in labels], augmentation, spec, copies=9)
+    rows = part(workload, "augment").variants([shown[label] for label in labels], augmentation, spec, copies=9)
     with atomic.folder(out) as folder:
         atomic.write_json(folder / "augment.json", augmentation.model_dump(mode="json"))
         pictures.sample_grid(
@@ -45,3 +44,8 @@ def augment(
         )
     active = [name for name, knob in augmentation if knob.probability]
     print(f"active: {', '.join(active) or 'none'}")
+
+
+def typed(workload: str, knobs: dict[str, Any], where: str) -> Any:
+    """Return the knobs as the type that the workload gives them; `ValueError` names the one that is wrong."""
+    return checked(part(workload, "augment").Augmentation, knobs, where)

@@ -6,6 +6,7 @@ python -m tasks.command STAGE PIPELINE --wiring path ...
 import argparse
 import importlib
 import inspect
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from tasks import settings
+from tasks import backends, settings
 
 PARAMS = Path("params.yaml")
+NAME = "[a-z][a-z0-9_]*"  # of a pipeline
 SECONDS = "seconds of its own: "  # what the flow counts as the stage's computing, imports included
 
 
@@ -46,7 +48,7 @@ def bind(argv: list[str], params: dict[str, Any]) -> tuple[Callable[..., object]
     wiring, _ = signature(function)
     facts = {
         "pipeline": head.pipeline,
-        "workload": f"{section['modality']}/{section['problem']}",
+        "workload": workload(section),
         "backends": params["backends"],
         "params": section,
     }
@@ -55,17 +57,39 @@ def bind(argv: list[str], params: dict[str, Any]) -> tuple[Callable[..., object]
     return function, arguments | knobs(function, head.pipeline, section)
 
 
-def check(pipeline: str, stages: list[str], params: dict[str, Any]) -> None:
-    """Raise `ValueError` for the first knob that its stage would refuse, before any stage runs."""
+def check(pipeline: str, stages: list[str], others: list[str], params: dict[str, Any]) -> None:
+    """Raise `ValueError` for the first thing in params.yaml that a stage would refuse, before any stage runs.
+
+    `others` are sections that belong to no stage.
+    """
+    found = block(pipeline, params)
+    refuse_wrong_names(params, ["backends", "pipelines"], "params.yaml", "key")
+    for name in checked(list[str], params["backends"], "params.yaml: backends"):
+        backends.backend(name)
+    sections = ["modality", "problem", *others, *(stage for stage in stages if signature(function_of(stage))[1])]
+    refuse_wrong_names(found, sections, f"params.yaml: pipelines.{pipeline}", "section")
+    if not (Path(__file__).parent / "workloads" / workload(found) / "network.py").exists():
+        raise ValueError(f"params.yaml: pipelines.{pipeline}: no workload '{workload(found)}'")
     for stage in stages:
-        knobs(function_of(stage), pipeline, block(pipeline, params))
+        given = knobs(function_of(stage), pipeline, found)
+        typed = getattr(importlib.import_module(f"tasks.{stage}"), "typed", None)  # knobs that the workload defines
+        if typed is not None:
+            typed(workload(found), given, f"params.yaml: pipelines.{pipeline}.{stage}")
 
 
 def block(pipeline: str, params: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's block of params.yaml; `ValueError` lists those there are."""
-    if pipeline not in params["pipelines"]:
-        raise ValueError(f"params.yaml: no pipeline '{pipeline}'; there are: {', '.join(params['pipelines'])}")
-    return dict(params["pipelines"][pipeline])
+    blocks = checked(dict[str, dict[str, Any]], params.get("pipelines"), "params.yaml: pipelines")
+    if pipeline not in blocks:
+        raise ValueError(f"params.yaml: no pipeline '{pipeline}'; there are: {', '.join(blocks)}")
+    if not re.fullmatch(NAME, pipeline):
+        raise ValueError(f"params.yaml: pipelines.{pipeline}: a name is {NAME}: it names files, models and stages")
+    return dict(blocks[pipeline])
+
+
+def workload(section: dict[str, Any]) -> str:
+    """Return the workload of a block: `image/classification`."""
+    return f"{section['modality']}/{section['problem']}"
 
 
 def function_of(stage: str) -> Callable[..., object]:
@@ -93,17 +117,18 @@ def paths(argv: list[str], function: Callable[..., object], names: list[str]) ->
 def knobs(function: Callable[..., object], pipeline: str, section: dict[str, Any]) -> dict[str, Any]:
     """Return a stage's knobs, each checked against its annotation; `ValueError` names the knob and what is wrong."""
     stage = function.__name__
-    given, where = section.get(stage, {}), f"params.yaml: pipelines.{pipeline}.{stage}"
+    where = f"params.yaml: pipelines.{pipeline}.{stage}"
+    given = checked(dict[str, Any], section.get(stage, {}), where)
     _, names = signature(function)
     refuse_wrong_names(given, names, where)
     hints = get_type_hints(function, include_extras=True)
     return {name: checked(hints[name], given[name], f"{where}.{name}") for name in names}
 
 
-def refuse_wrong_names(given: dict[str, Any], names: list[str], where: str) -> None:
-    """Raise `ValueError` for a misspelt or a missing knob."""
+def refuse_wrong_names(given: dict[str, Any], names: list[str], where: str, kind: str = "knob") -> None:
+    """Raise `ValueError` for a misspelt or a missing name."""
     for name in given.keys() - set(names):
-        raise ValueError(f"{where}.{name}: no such knob; there are: {', '.join(names)}")
+        raise ValueError(f"{where}.{name}: no such {kind}; there are: {', '.join(names)}")
     for name in set(names) - given.keys():
         raise ValueError(f"{where}.{name}: missing; add it")
 

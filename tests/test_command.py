@@ -1,6 +1,7 @@
 """Knobs and wiring: what is wrong is refused by name, before any work."""
 
 import copy
+import random
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,68 @@ def test_one_target_reaches_training_as_a_number() -> None:
 
 def test_every_knob_is_checked_before_any_stage_runs() -> None:
     stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-    check("fashion", stages, PARAMS)
+    check("fashion", stages, ["deploy"], PARAMS)
     with pytest.raises(ValueError, match=r"pipelines.fashion.package.instances: Input should be .*, got 'many'"):
-        check("fashion", stages, changed("package", instances="many"))
+        check("fashion", stages, ["deploy"], changed("package", instances="many"))
+
+
+STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+def mutated(seed: int) -> tuple[dict[str, Any], str]:
+    """Return the shipped params with one thing wrong, and the key that the refusal must name."""
+    generator = random.Random(seed)
+    params = copy.deepcopy(PARAMS)
+    block = params["pipelines"]["fashion"]
+    section = generator.choice([name for name, value in block.items() if isinstance(value, dict) and name != "deploy"])
+    knob = generator.choice(list(block[section]))
+    kind = generator.choice(["misspelt knob", "missing knob", "misspelt section", "missing section", "wrong type"])
+    if kind == "misspelt knob":
+        block[section][knob + "x"] = block[section].pop(knob)
+        return params, knob + "x"
+    if kind == "missing knob":
+        del block[section][knob]
+        return params, knob
+    if kind == "misspelt section":
+        block[section + "s"] = block.pop(section)
+        return params, section
+    if kind == "missing section":
+        del block[section]
+        return params, section
+    block[section][knob] = generator.choice([None, object(), [[]], {"a": {}}])
+    return params, knob
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_params_file_with_one_thing_wrong_is_refused_by_name(seed: int) -> None:
+    params, key = mutated(seed)
+    with pytest.raises(ValueError, match=rf"params.yaml: pipelines.fashion.*{key}"):
+        check("fashion", STAGES, ["deploy"], params)
+
+
+def test_knobs_that_the_workload_defines_are_checked_as_early() -> None:
+    params = changed("augment", flip={"probability": 5})
+    with pytest.raises(ValueError, match=r"pipelines.fashion.augment.flip.probability: .* got 5"):
+        check("fashion", STAGES, ["deploy"], params)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("backends", ["onnxrt"], "no backend 'onnxrt'; there are: onnxruntime"),
+        ("backends", "onnxruntime", "params.yaml: backends: .*valid list"),
+        ("backend", [], "params.yaml.backend: no such key"),
+        ("pipelines", [], "params.yaml: pipelines: .*valid dictionary"),
+    ],
+)
+def test_what_stands_outside_the_blocks_is_checked_too(key: str, value: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check("fashion", STAGES, ["deploy"], PARAMS | {key: value})
+
+
+def test_a_bad_pipeline_name_and_an_unknown_workload_are_refused() -> None:
+    block = PARAMS["pipelines"]["fashion"]
+    with pytest.raises(ValueError, match=r"pipelines\.My-Shop: a name is"):
+        check("My-Shop", STAGES, ["deploy"], PARAMS | {"pipelines": {"My-Shop": block}})
+    with pytest.raises(ValueError, match="no workload 'sound/classification'"):
+        check("fashion", STAGES, ["deploy"], PARAMS | {"pipelines": {"fashion": block | {"modality": "sound"}}})
