@@ -1,11 +1,14 @@
 """fetch, prepare, augment and the training batches, on a drawn data set."""
 
+import functools
 import gzip
 import hashlib
+import http.server
 import io
 import json
 import shutil
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +210,19 @@ def test_fetch_takes_plain_or_gzipped_files_from_the_mirror(
     monkeypatch.setenv("ENGINEWORKS_MIRROR", str(mirror))
     fetch(tmp_path / "out", https="https://127.0.0.1:9", debian="none", files=files)
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(files)
+
+
+def test_without_a_mirror_the_address_is_asked(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in raw.iterdir()}
+    for name in files:
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes(), 1))
+    monkeypatch.delenv("ENGINEWORKS_MIRROR", raising=False)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetch(tmp_path / "out", https=f"http://127.0.0.1:{server.server_port}", debian="none", files=files)
+        server.shutdown()
+    assert all((tmp_path / "out" / name).read_bytes() == (raw / name).read_bytes() for name in files)
 
 
 def test_a_damaged_gzip_in_the_mirror_is_a_reason_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
