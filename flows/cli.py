@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, gate, graph, services, serving, terminal
+from flows import addresses, graph, services, serving, terminal
 
 REFUSED = 3
 INTERRUPTED = 130
@@ -42,7 +42,6 @@ def run_pipeline(pipeline: str) -> int:
     for name, value in addresses.inherited().items():
         terminal.say(f"using {name}={value}")
     stages = graph.preview(pipeline)
-    gate.knobs(pipeline)
     terminal.say(f"{pipeline}: {stages} stages, then the deploy; what is fresh is not run again")
     serving.install()
     every = services.known()
@@ -58,7 +57,7 @@ def run_pipeline(pipeline: str) -> int:
         result = run(pipeline)
         services.wait(every)
     except KeyboardInterrupt:
-        terminal.say("interrupted; what is finished is kept, and the next run goes on from there")
+        terminal.say("interrupted; finished stages are kept, this one starts again with the next run")
         return INTERRUPTED
     except (StageFailed, ValueError) as error:
         terminal.say(f"error: {error}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from flows.gate import knobs
 from tasks.command import check
 
 LAST = "record"
@@ -33,9 +34,7 @@ class Graph:
         import networkx
 
         graph = self.repo.index.graph  # edges point from a stage to what it needs
-        last = next((stage for stage in graph if stage.addressing == f"{LAST}@{self.pipeline}"), None)
-        if last is None:
-            raise ValueError(f"params.yaml: no pipeline '{self.pipeline}'")
+        last = next(stage for stage in graph if stage.addressing == f"{LAST}@{self.pipeline}")
         needed = networkx.descendants(graph, last) | {last}
         ordered = networkx.topological_sort(graph.subgraph(needed).reverse())
         return [stage.addressing for stage in ordered]
@@ -54,6 +53,7 @@ def preview(pipeline: str) -> int:
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     params = yaml.safe_load(Path("params.yaml").read_text())
     check(pipeline, list(stages), ["deploy"], params)
+    knobs(pipeline)
     return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages.values())
 
 

@@ -11,7 +11,7 @@ from prefect.states import Completed, State
 
 from flows import terminal
 from flows.deploy import deploy
-from flows.graph import Graph
+from flows.graph import Graph, preview
 from flows.mirroring import mirrored
 from flows.stage import stage
 
@@ -23,6 +23,7 @@ def run(pipeline: str = "fashion") -> State[dict[str, Any]]:
     A gate that lets nothing go live ends the run as Refused: it is recorded, and the live version serves on.
     """
     started = time.monotonic()
+    preview(pipeline)  # a scheduled run comes by no command line
     computing, executed = conduct(pipeline)
     from tasks.record import heal
 

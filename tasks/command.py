@@ -138,7 +138,8 @@ def checked(kind: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt name comes before the gap that it left
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         place = ".".join([where, *map(str, first["loc"])])
         raise ValueError(f"{place}: {first['msg']}, got {first['input']!r}") from None
 

@@ -193,7 +193,7 @@ def test_augment_leaves_its_knobs_and_a_strip(prepared: Path, tmp_path: Path) ->
 def test_a_wrong_augmentation_is_refused_by_name(
     prepared: Path, tmp_path: Path, name: str, knob: dict[str, Any], word: str
 ) -> None:
-    with pytest.raises(ValueError, match=rf"augment.{name}.*{word}|augment.{name}.*"):
+    with pytest.raises(ValueError, match=rf"augment\.{name}.*{word}"):
         augment(WORKLOAD, prepared, tmp_path / "out", **STILL | {name: knob})
     assert not (tmp_path / "out").exists()
 
