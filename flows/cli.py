@@ -89,9 +89,9 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     terminal.say()
     for name, link in services.links().items():
         terminal.say(f"{name:<8}{link}")
-    picture = example(pipeline)
-    terminal.say("\nClassify a picture:")
-    terminal.say(f"  sh infra/serving/request.sh {picture} |")
+    sample, kind = example(pipeline)
+    terminal.say(f"\nTry it ({kind} to class):")
+    terminal.say(f"  sh infra/serving/request.sh {sample} {kind} |")
     terminal.say("    curl -s --data-binary @- -H Inference-Header-Content-Length:256 \\")
     terminal.say(f"    {receipt['url'].removeprefix('http://')}")
     return 0

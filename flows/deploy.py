@@ -17,7 +17,7 @@ from flows.gate import classes, gate, knobs, package, read_json
 from flows.refusal import Refused
 from tasks import atomic, shards
 from tasks.interval import wilson
-from tasks.package import public
+from tasks.package import VERSION, modality, public
 from tasks.settings import STATE
 
 RECEIPTS = STATE / "triton" / "live"
@@ -45,7 +45,7 @@ def go_live(pipeline: str) -> dict[str, Any]:
     facts, bound = gate(pipeline), knobs(pipeline).max_score_difference
     with alone():
         client = live.connect()
-        batch = golden.read(package(pipeline), pipeline, classes(pipeline))
+        batch = golden.read(package(pipeline), pipeline, facts["engine"], classes(pipeline))
         receipt = read_receipt(pipeline)
         same = receipt is not None and receipt["sha256"] == facts["sha256"]
         if receipt is None or not same or not is_live(live.Served(client, pipeline), batch, bound):
@@ -129,8 +129,8 @@ def switch(client: Any, pipeline: str, version: int) -> None:
 @task(cache_policy=NO_CACHE)
 def score(served: live.Served) -> dict[str, Any]:
     """Classify the whole test set through the live server: accuracy with its 95 % interval."""
-    images, labels = zip(*shards.read(Path("data", "prepare", served.pipeline), "test"), strict=True)
-    answers, _ = served.classify_all(images)
+    samples, labels = zip(*shards.read(Path("data", "prepare", served.pipeline), "test"), strict=True)
+    answers, _ = served.classify_all(samples)
     names = classes(served.pipeline)
     correct = sum(answer == names[label] for answer, label in zip(answers, labels, strict=True))
     low, high = wilson(correct, len(labels))
@@ -154,6 +154,7 @@ def retire(client: Any, pipeline: str, versions: set[int]) -> None:
         repository.remove(pipeline, version)
 
 
-def example(pipeline: str) -> Path:
-    """Write a picture that people can send to the live server to .state/examples; return where."""
-    return golden.example(package(pipeline), pipeline)
+def example(pipeline: str) -> tuple[Path, str]:
+    """Write a sample that people can send to .state/examples; return where, and what it is: `image`."""
+    spec = read_json(package(pipeline) / "repository" / pipeline / VERSION / "spec.json")
+    return golden.example(package(pipeline), pipeline), modality(spec)

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.refusal import Refused
-from tasks.command import block, checked, refuse_wrong_names
 from tasks.package import VERSION, digest
+from tasks.params import block, checked, read, refuse_wrong_names
 
 
 class Knobs(BaseModel):
@@ -37,7 +36,7 @@ def gate(pipeline: str) -> dict[str, Any]:
 
 def knobs(pipeline: str) -> Knobs:
     """Return the deploy section of a pipeline; `ValueError` names the knob that is wrong."""
-    given = block(pipeline, yaml.safe_load(Path("params.yaml").read_text())).get("deploy", {})
+    given = block(pipeline, read()).get("deploy", {})
     where = f"params.yaml: pipelines.{pipeline}.deploy"
     refuse_wrong_names(given, list(Knobs.model_fields), where)
     found: Knobs = checked(Knobs, given, where)

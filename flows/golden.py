@@ -1,4 +1,4 @@
-"""The golden batch: held-out pictures whose answers the live server has to give exactly."""
+"""The golden batch: held-out samples whose answers the live server has to give exactly."""
 
 import tarfile
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flows.live import Served
+from tasks import backends
 from tasks.package import VERSION, parts
 from tasks.settings import STATE
 
@@ -16,28 +17,27 @@ EXAMPLES = STATE / "examples"
 
 @dataclass(frozen=True)
 class Golden:
-    """Encoded pictures, and what the packaged engine itself says of their prepared tensors."""
+    """Encoded samples, and what the packaged engine itself says of their prepared tensors."""
 
-    images: list[bytes]
+    samples: list[bytes]
     labels: list[str]
     scores: Any
 
 
-def read(package: Path, pipeline: str, classes: list[str]) -> Golden:
+def read(package: Path, pipeline: str, engine: str, classes: list[str]) -> Golden:
     """Read a package's golden batch, and score its tensors with the packaged engine, without the server."""
-    import onnxruntime
     from safetensors.numpy import load_file
 
-    model = package / "repository" / parts(pipeline)[1] / VERSION / "model.onnx"
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"input": load_file(package / "golden" / "golden.safetensors")["input"]})
+    backend = backends.backend(engine.split("-")[0])
+    model = package / "repository" / parts(pipeline)[1] / VERSION / f"engine{backend.SUFFIX}"
+    logits = backend.load(model, 1)(load_file(package / "golden" / "golden.safetensors")["input"])
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     labels = [classes[i] for i in logits.argmax(axis=1)]
-    return Golden(images(package), labels, powers / powers.sum(axis=1, keepdims=True))
+    return Golden(samples(package), labels, powers / powers.sum(axis=1, keepdims=True))
 
 
-def images(package: Path) -> list[bytes]:
-    """Return the golden batch's encoded pictures, in the order of their names."""
+def samples(package: Path) -> list[bytes]:
+    """Return the golden batch's encoded samples, in the order of their names."""
     with tarfile.open(package / "golden" / "golden.tar") as tar:
         files = [tar.extractfile(name) for name in sorted(tar.getnames())]
         return [file.read() for file in files if file is not None]
@@ -45,7 +45,7 @@ def images(package: Path) -> list[bytes]:
 
 def prove(served: Served, golden: Golden, bound: float) -> dict[str, Any]:
     """Replay the golden batch and return how it went; `ValueError` where a label or a score is not as it should be."""
-    labels, scores = served.classify_all(golden.images)
+    labels, scores = served.classify_all(golden.samples)
     equal = sum(a == b for a, b in zip(labels, golden.labels, strict=True))
     difference = float(np.abs(scores - golden.scores).max())
     if equal < len(labels) or not difference <= bound:
@@ -57,8 +57,9 @@ def prove(served: Served, golden: Golden, bound: float) -> dict[str, Any]:
 
 
 def example(package: Path, pipeline: str) -> Path:
-    """Write the first golden picture to .state/examples, for people to send; return where."""
-    path = EXAMPLES / f"{pipeline}.png"
+    """Write the first golden sample to .state/examples, for people to send; return where."""
+    data = samples(package)[0]
+    path = EXAMPLES / (f"{pipeline}.png" if data.startswith(b"\x89PNG") else pipeline)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(images(package)[0])
+    path.write_bytes(data)
     return path

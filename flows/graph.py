@@ -8,6 +8,7 @@ import yaml
 
 from flows.gate import knobs
 from tasks.command import check
+from tasks.params import read
 
 LAST = "record"
 
@@ -51,7 +52,7 @@ class Graph:
 def preview(pipeline: str) -> int:
     """Check every knob of a pipeline and return the number of its stages, by the files alone: DVC takes seconds."""
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    params = yaml.safe_load(Path("params.yaml").read_text())
+    params = read()
     check(pipeline, list(stages), ["deploy"], params)
     knobs(pipeline)
     return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages.values())

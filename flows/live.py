@@ -1,4 +1,4 @@
-"""The live server, asked over gRPC: load models, classify pictures."""
+"""The live server, asked over gRPC: load models, classify samples."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ ANSWER_TIMEOUT_S = 30.0
 BATCH = 50
 IN_FLIGHT = 3
 
-Answer = tuple[list[str], Any]  # class names, and scores as float32 [pictures, classes]
+Answer = tuple[list[str], Any]  # class names, and scores as float32 [samples, classes]
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,21 @@ class Served:
     pipeline: str
     version: int | None = None
 
-    def classify(self, images: list[bytes]) -> Answer:
-        """Classify encoded pictures, at most as many as the server takes at once."""
-        asked, models = of_bytes(images), self.models()
+    def classify(self, samples: list[bytes], name: str) -> Answer:
+        """Classify encoded samples, at most as many as the server takes at once; `name` is that of the input."""
+        asked, models = of_bytes(samples, name), self.models()
         for model in models[:-1]:
             array = self.client.infer(model, [asked], client_timeout=ANSWER_TIMEOUT_S).as_numpy("input")
             asked = triton.InferInput("input", array.shape, "FP32").set_data_from_numpy(array)
         result = self.client.infer(models[-1], [asked], client_timeout=ANSWER_TIMEOUT_S)
         return [name.decode() for name in result.as_numpy("label").ravel()], result.as_numpy("scores")
 
-    def classify_all(self, images: Iterable[bytes]) -> Answer:
-        """Classify any number of pictures, in order, a few batches in flight."""
-        largest = self.client.get_model_config(self.models()[0]).config.max_batch_size
+    def classify_all(self, samples: Iterable[bytes]) -> Answer:
+        """Classify any number of samples, in order, a few batches in flight."""
+        config = self.client.get_model_config(self.models()[0]).config
+        name, size = config.input[0].name, min(BATCH, config.max_batch_size)
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
-            answers = list(pool.map(self.classify, batches(images, min(BATCH, largest))))
+            answers = list(pool.map(lambda batch: self.classify(batch, name), batches(samples, size)))
         return [name for labels, _ in answers for name in labels], np.concatenate([scores for _, scores in answers])
 
     def models(self) -> list[str]:
@@ -74,14 +75,14 @@ def unload(client: Any, model: str) -> None:
     client.unload_model(model, client_timeout=LOAD_TIMEOUT_S)
 
 
-def of_bytes(images: list[bytes]) -> Any:
-    """Encoded pictures as the input `image`, BYTES [pictures, 1]."""
-    array = np.array(images, dtype=object).reshape(-1, 1)
-    return triton.InferInput("image", array.shape, "BYTES").set_data_from_numpy(array)
+def of_bytes(samples: list[bytes], name: str) -> Any:
+    """Encoded samples as an input, BYTES [samples, 1]."""
+    array = np.array(samples, dtype=object).reshape(-1, 1)
+    return triton.InferInput(name, array.shape, "BYTES").set_data_from_numpy(array)
 
 
-def batches(images: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+def batches(samples: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
     """Cut a stream into lists of at most `size`."""
-    stream = iter(images)
+    stream = iter(samples)
     while batch := list(islice(stream, size)):
         yield batch

@@ -6,32 +6,31 @@ python -m tasks.command STAGE PIPELINE --wiring path ...
 import argparse
 import importlib
 import inspect
-import re
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 
-from tasks import backends, settings
+from tasks import backends, guard, settings, workload
+from tasks.params import PARAMS, block, checked, distinct, read, refuse_wrong_names
 
-PARAMS = Path("params.yaml")
-NAME = "[a-z][a-z0-9_]*"  # of a pipeline
 SECONDS = "seconds of its own: "  # what the flow counts as the stage's computing, imports included
+MODELS = ("train", "imported")  # what may stand in the place of the train stage
+Backends = Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]
 
 
 def main(argv: list[str]) -> int:
-    """Run one stage; exit code 1 with one readable line on standard error where its input is wrong."""
+    """Run one stage; exit code 1 with one readable line on standard error where input or machine are at fault."""
     settings.quiet()
     started = time.monotonic()
     try:
-        function, arguments = bind(argv, yaml.safe_load(PARAMS.read_text()))
-        function(**arguments)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        function, arguments = bind(argv, read())
+        with guard.guarded():
+            function(**arguments)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"error: {guard.sentence(error)}", file=sys.stderr)
         return 1
     print(f"{SECONDS}{time.monotonic() - started:.2f}")
     return 0
@@ -48,7 +47,7 @@ def bind(argv: list[str], params: dict[str, Any]) -> tuple[Callable[..., object]
     wiring, _ = signature(function)
     facts = {
         "pipeline": head.pipeline,
-        "workload": workload(section),
+        "workload": workload_of(section),
         "backends": params["backends"],
         "params": section,
     }
@@ -60,34 +59,24 @@ def bind(argv: list[str], params: dict[str, Any]) -> tuple[Callable[..., object]
 def check(pipeline: str, stages: list[str], others: list[str], params: dict[str, Any]) -> None:
     """Raise `ValueError` for the first thing in params.yaml that a stage would refuse, before any stage runs.
 
-    `others` are sections that belong to no stage.
+    `stages` are those of dvc.yaml; `others` are sections that belong to no stage.
     """
-    found = block(pipeline, params)
-    refuse_wrong_names(params, ["backends", "pipelines"], "params.yaml", "key")
-    for name in checked(list[str], params["backends"], "params.yaml: backends"):
+    refuse_wrong_names(params, ["backends", "pipelines"], str(PARAMS), "key")
+    for name in checked(Backends, params["backends"], f"{PARAMS}: backends"):
         backends.backend(name)
-    sections = ["modality", "problem", *others, *(stage for stage in stages if signature(function_of(stage))[1])]
-    refuse_wrong_names(found, sections, f"params.yaml: pipelines.{pipeline}", "section")
-    if not (Path(__file__).parent / "workloads" / workload(found) / "network.py").exists():
-        raise ValueError(f"params.yaml: pipelines.{pipeline}: no workload '{workload(found)}'")
-    for stage in stages:
-        given = knobs(function_of(stage), pipeline, found)
-        typed = getattr(importlib.import_module(f"tasks.{stage}"), "typed", None)  # knobs that the workload defines
-        if typed is not None:
-            typed(workload(found), given, f"params.yaml: pipelines.{pipeline}.{stage}")
+    found, where = block(pipeline, params), f"{PARAMS}: pipelines.{pipeline}"
+    if missing := workload.missing(workload_of(found)):
+        raise ValueError(f"{where}: no workload '{workload_of(found)}': {missing} is not there")
+    if found["model"] not in MODELS:
+        raise ValueError(f"{where}.model: '{found['model']}' makes no model; there are: {', '.join(MODELS)}")
+    functions = [function_of(found["model"] if stage == "train" else stage) for stage in stages]
+    sections = [function.__name__ for function in functions if signature(function)[1]]
+    refuse_wrong_names(found, ["modality", "problem", "model", *others, *sections], where, "section")
+    for function in functions:
+        knobs(function, pipeline, found)
 
 
-def block(pipeline: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Return a pipeline's block of params.yaml; `ValueError` lists those there are."""
-    blocks = checked(dict[str, dict[str, Any]], params.get("pipelines"), "params.yaml: pipelines")
-    if pipeline not in blocks:
-        raise ValueError(f"params.yaml: no pipeline '{pipeline}'; there are: {', '.join(blocks)}")
-    if not re.fullmatch(NAME, pipeline):
-        raise ValueError(f"params.yaml: pipelines.{pipeline}: a name is {NAME}: it names files, models and stages")
-    return dict(blocks[pipeline])
-
-
-def workload(section: dict[str, Any]) -> str:
+def workload_of(section: dict[str, Any]) -> str:
     """Return the workload of a block: `image/classification`."""
     return f"{section['modality']}/{section['problem']}"
 
@@ -117,31 +106,21 @@ def paths(argv: list[str], function: Callable[..., object], names: list[str]) ->
 def knobs(function: Callable[..., object], pipeline: str, section: dict[str, Any]) -> dict[str, Any]:
     """Return a stage's knobs, each checked against its annotation; `ValueError` names the knob and what is wrong."""
     stage = function.__name__
-    where = f"params.yaml: pipelines.{pipeline}.{stage}"
+    where = f"{PARAMS}: pipelines.{pipeline}.{stage}"
     given = checked(dict[str, Any], section.get(stage, {}), where)
     _, names = signature(function)
-    refuse_wrong_names(given, names, where)
     hints = get_type_hints(function, include_extras=True)
+    typed = {name: mark for name in names for mark in marks(hints[name]) if isinstance(mark, workload.Typed)}
+    hints |= {name: getattr(workload.part(workload_of(section), mark.part), mark.name) for name, mark in typed.items()}
+    if any(mark.whole for mark in typed.values()):
+        return {names[0]: checked(hints[names[0]], given, where)}
+    refuse_wrong_names(given, names, where)
     return {name: checked(hints[name], given[name], f"{where}.{name}") for name in names}
 
 
-def refuse_wrong_names(given: dict[str, Any], names: list[str], where: str, kind: str = "knob") -> None:
-    """Raise `ValueError` for a misspelt or a missing name."""
-    for name in given.keys() - set(names):
-        raise ValueError(f"{where}.{name}: no such {kind}; there are: {', '.join(names)}")
-    for name in set(names) - given.keys():
-        raise ValueError(f"{where}.{name}: missing; add it")
-
-
-def checked(kind: Any, value: Any, where: str) -> Any:
-    """Return a knob's value as its type; `ValueError` says where it is, what is wrong and what was given."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        # a misspelt name comes before the gap that it left
-        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        place = ".".join([where, *map(str, first["loc"])])
-        raise ValueError(f"{place}: {first['msg']}, got {first['input']!r}") from None
+def marks(hint: Any) -> tuple[Any, ...]:
+    """Return what an annotation says beside its type."""
+    return getattr(hint, "__metadata__", ())
 
 
 if __name__ == "__main__":

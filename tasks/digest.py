@@ -1,10 +1,15 @@
-"""The SHA-256 of files: what an artifact is known by, wherever it lies."""
+"""The SHA-256 of a file."""
 
 import hashlib
 from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, read in blocks."""
+    """Return the SHA-256 of a file's bytes, as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_bytes(content: bytes) -> str:
+    """Return the SHA-256 of bytes in memory."""
+    return hashlib.sha256(content).hexdigest()

@@ -8,8 +8,6 @@ from typing import Any
 
 from tasks import backends as modules
 
-REFERENCE = "torch-fp32"  # eager torch: the naive way, the first row of every table
-
 
 @dataclass(frozen=True)
 class Engine:

@@ -21,16 +21,16 @@ def evaluate(
     *,
     batch_size: Annotated[int, Field(ge=1)],
 ) -> None:
-    """Leave in `out`, per engine, accuracy with its 95 % interval and n, per class, and agreement with eager torch.
+    """Leave in `out`, per engine, accuracy with its 95 % interval and n, per class, and agreement with the original.
 
     An engine that can't run here is listed with the reason.
     """
     spec = json.loads((prepare / "spec.json").read_text())
     scoring = part(workload, "score")
     batches = list(part(workload, "data").arrays(prepare, "test", spec, batch_size))
-    predict = trained.predictor(trained.network(workload, train, spec))
+    name, predict = trained.original(workload, train, spec)
     count, reference = scoring.score(predict, batches, spec["classes"])
-    rows: dict[str, Any] = {engines.REFERENCE: row(count, reference, reference)}
+    rows: dict[str, Any] = {name: row(count, reference, reference)}
     for engine in engines.read(build, backends):
         if engine.missing:
             rows[engine.name] = {"not_measured": engine.missing}
@@ -38,8 +38,8 @@ def evaluate(
         count, guess = scoring.score(engine.load(threads=2), batches, spec["classes"])
         rows[engine.name] = row(count, guess, reference)
         print(f"{engine.name}: {rows[engine.name]['accuracy']:.4f}", flush=True)
-    atomic.write_json(out, {"metric": scoring.METRIC, "n": count["n"], "rows": rows})
-    print(f"torch {rows[engines.REFERENCE]['accuracy']:.4f}, and {len(rows) - 1} engines, on n={count['n']:,}")
+    atomic.write_json(out, {"metric": scoring.METRIC, "n": count["n"], "reference": name, "rows": rows})
+    print(f"{name} {rows[name]['accuracy']:.4f}, and {len(rows) - 1} engines, on n={count['n']:,}")
 
 
 def row(count: dict[str, Any], guess: Any, reference: Any) -> dict[str, Any]:

@@ -1,8 +1,5 @@
-"""The Lightning side of training: one module, and the callback that keeps the best weights and stops at the target."""
+"""The Lightning side of training: the network, its loss, its optimiser and what is counted."""
 
-import csv
-import time
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,13 +7,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from tasks.interval import wilson
-
 WARM_UP = 0.2  # share of the cycle that the learning rate climbs
 START = 0.1  # share of the peak where it begins
 FLOOR = 0.02  # share of the peak where it rests after the cycle
 MOMENTUM = 0.9
-PROGRESS_S = 5.0
 
 
 class Learner(pl.LightningModule):
@@ -25,21 +19,35 @@ class Learner(pl.LightningModule):
     def __init__(self, network: nn.Module, problem: ModuleType, knobs: dict[str, Any], cycle_steps: int) -> None:
         super().__init__()
         self.network, self.problem, self.knobs, self.cycle_steps = network, problem, knobs, cycle_steps
-        self.losses: list[Tensor] = []
-        self.samples = 0
+        self.health: Any = None  # the callback that every row of the curves asks
+        self.current: Any = None  # the batch at hand
+        self.loss: Any = None  # and its loss
+        self.epoch: dict[str, Any] = {"loss": 0.0, "batches": 0, "samples": 0}
         self.validation = {"correct": 0, "n": 0, "loss": 0.0}
 
     def on_train_epoch_start(self) -> None:
         """Start counting."""
-        self.losses, self.samples = [], 0
+        self.epoch = {"loss": 0.0, "batches": 0, "samples": 0}
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Return the loss of one batch."""
-        x, y = batch
-        value: Tensor = self.problem.loss(self.network(channels_last(x)), y, self.knobs["label_smoothing"])
-        self.losses.append(value.detach())
-        self.samples += len(y)
+        x, y = channels_last(batch[0]), batch[1]
+        value: Tensor = self.problem.loss(self.network(x), y, self.knobs["label_smoothing"])
+        self.current, self.loss = (x, y), value.detach()
+        self.epoch["loss"] = self.epoch["loss"] + self.loss.double()
+        self.epoch["batches"] += 1
+        self.epoch["samples"] += len(y)
         return value
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was counted in this epoch, and the random state."""
+        counts = self.epoch | {"loss": float(self.epoch["loss"])}
+        checkpoint["engineworks"] = {"epoch": counts, "random": torch.get_rng_state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting, and drawing, where the checkpoint was taken."""
+        self.epoch = dict(checkpoint["engineworks"]["epoch"])
+        torch.set_rng_state(checkpoint["engineworks"]["random"])
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
@@ -77,67 +85,3 @@ def cycle(step: int, steps: int) -> float:
     if step < peak:
         return START + (1 - START) * step / peak
     return max(FLOOR, 1 - (1 - FLOOR) * (step - peak) / max(1, steps - peak))
-
-
-class StopAtTarget(pl.Callback):
-    """After each epoch: a row of curves.csv, the best weights kept, and a stop once the interval clears the target."""
-
-    def __init__(self, folder: Path, target: float) -> None:
-        self.folder, self.target = folder, target
-        self.started, self.shown = time.monotonic(), 0.0
-        self.rows: list[dict[str, float]] = []
-        self.best: dict[str, float] = {}
-        self.seconds_to_target: float | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Start the clock: imports and data set-up are not training."""
-        self.started = self.shown = time.monotonic()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, outputs: Any, batch: Any, index: int) -> None:
-        """Say where we are, every few seconds."""
-        if time.monotonic() - self.shown >= PROGRESS_S:
-            self.shown = time.monotonic()
-            done = 100 * (index + 1) // trainer.num_training_batches
-            print(f"epoch {trainer.current_epoch + 1} of at most {trainer.max_epochs}, {done} %", flush=True)
-
-    def on_validation_end(self, trainer: pl.Trainer, learner: Any) -> None:
-        """Judge the epoch."""
-        count = learner.validation
-        low, high = wilson(count["correct"], count["n"])
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "step": trainer.global_step,
-            "seconds": round(time.monotonic() - self.started, 2),
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "samples": learner.samples,
-            "train_loss": float(torch.stack(learner.losses).float().mean()),
-            "validation_loss": count["loss"] / count["n"],
-            "validation": count["correct"] / count["n"],
-            "low": low,
-            "high": high,
-        }
-        self.write(row)
-        if not self.best or row["validation"] > self.best["validation"]:
-            self.best = row
-            save(learner.network, self.folder / "weights.safetensors")
-        print(f"epoch {row['epoch']}: validation {row['validation']:.4f} ({low:.4f} to {high:.4f})", flush=True)
-        self.shown = time.monotonic()
-        if low >= self.target:
-            self.seconds_to_target = row["seconds"]
-            trainer.should_stop = True
-
-    def write(self, row: dict[str, float]) -> None:
-        """Append a row to the CSV that MLflow mirrors while training runs."""
-        with (self.folder / "curves.csv").open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if not self.rows:
-                writer.writeheader()
-            writer.writerow({name: round(value, 6) for name, value in row.items()})
-        self.rows.append(row)
-
-
-def save(network: nn.Module, path: Path) -> None:
-    """Write the weights as safetensors (contiguous, no pickle)."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)

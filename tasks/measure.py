@@ -38,7 +38,7 @@ def measure(
     torch.set_num_threads(threads)
     spec = json.loads((prepare / "spec.json").read_text())
     golden = load_file(prepare / "golden.safetensors")["input"]
-    predictors = {engines.REFERENCE: trained.predictor(trained.network(workload, train, spec))}
+    predictors = dict([trained.original(workload, train, spec)])
     rows: dict[str, Any] = {}
     for engine in engines.read(build, backends):
         if engine.missing:

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tasks import atomic
+from tasks import atomic, backends
 from tasks.digest import sha256
 
-SERVED_BACKEND = "onnxruntime"
-SERVER_CODE = Path(__file__).parents[1] / "infra" / "serving" / "repository"
-WORKLOADS = Path(__file__).parent / "workloads"
+CODE = Path(__file__).parent
+SERVER_CODE = CODE.parent / "infra" / "serving" / "repository"
 VERSION = "1"
 THREADS = "1"  # as measured: more go to instances
 
@@ -41,9 +40,9 @@ def package(
             )
             print("no engine to package")
             return
-        engine, spec = engine_of(selected["chosen"], build, select), prepare / "spec.json"
-        write_models(folder / "repository", pipeline, spec, engine)
-        facts = json.loads(spec.read_text())
+        engine, spec = engine_of(selected["chosen"], build), prepare / "spec.json"
+        facts, backend = json.loads(spec.read_text()), selected["chosen"].split("-")[0]
+        write_models(folder / "repository", pipeline, spec, engine, backend)
         for config in configurations(pipeline, facts, max_batch_size, max_queue_delay_us, instances):
             write_config(folder / "repository" / config.name / "config.pbtxt", config)
         for name in ("golden.tar", "golden.safetensors"):
@@ -64,14 +63,9 @@ def reasons(selected: dict[str, Any]) -> list[str]:
     return [f"{row['engine']}: {row['verdict']}" for row in selected["rows"]] or ["no engine was built"]
 
 
-def engine_of(chosen: str, build: Path, select: Path) -> Path:
-    """Return the chosen engine's file; `ValueError` where this server can't run it or its bytes are others."""
+def engine_of(chosen: str, build: Path) -> Path:
+    """Return the chosen engine's file; `ValueError` where its bytes are others than those built."""
     backend = chosen.split("-")[0]
-    if backend != SERVED_BACKEND:
-        raise ValueError(
-            f"{select}: chosen is '{chosen}', but the server runs {SERVED_BACKEND} engines only; "
-            f"take {backend} out of `backends` in params.yaml"
-        )
     facts = json.loads((build / backend / "build.json").read_text())["engines"].get(chosen)
     if facts is None:
         raise ValueError(f"{build / backend / 'build.json'}: no engine '{chosen}'; run the build stage again")
@@ -81,27 +75,32 @@ def engine_of(chosen: str, build: Path, select: Path) -> Path:
     return engine
 
 
-def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path) -> None:
+def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path, backend: str) -> None:
     """Copy the code, the facts and the engine that the server runs; each version folder is whole in itself."""
     preprocess, engine = (repository / name / VERSION for name in parts(pipeline))
-    modality = json.loads(spec.read_text())["workload"].split("/")[0]
     copy(spec, preprocess / "spec.json")
-    copy(WORKLOADS / modality / "preprocess.py", preprocess / "preprocess.py")
+    copy(CODE / "modalities" / modality(json.loads(spec.read_text())) / "preprocess.py", preprocess / "preprocess.py")
     copy(SERVER_CODE / "preprocess_model.py", preprocess / "model.py")
     copy(spec, engine / "spec.json")
+    copy(CODE / "backends" / f"{backend}.py", engine / "backend.py")
     copy(SERVER_CODE / "engine_model.py", engine / "model.py")
-    copy(engine_file, engine / "model.onnx")
+    copy(engine_file, engine / f"engine{backends.backend(backend).SUFFIX}")
     for name in public(pipeline):
         copy(spec, repository / name / VERSION / "spec.json")  # Triton needs the folder, and DVC keeps no empty ones
 
 
+def modality(spec: dict[str, Any]) -> str:
+    """Return the kind of data, which is the name of the server's input, too: `image`."""
+    return str(spec["workload"]).split("/")[0]
+
+
 def parts(pipeline: str) -> tuple[str, str]:
-    """Name the models that work: encoded picture to input, and input to scores; deploy adds a version."""
+    """Name the models that work: encoded sample to input, and input to scores; deploy adds a version."""
     return f"{pipeline}_preprocess", f"{pipeline}_engine"
 
 
 def public(pipeline: str) -> tuple[str, str]:
-    """Name the models that clients ask, chains of the parts: one takes encoded pictures, the other prepared tensors."""
+    """Name the models that clients ask, chains of the parts: one takes encoded samples, the other prepared tensors."""
     return pipeline, f"{pipeline}_tensor"
 
 
@@ -109,19 +108,19 @@ def configurations(
     pipeline: str, spec: dict[str, Any], max_batch_size: int, max_queue_delay_us: int, instances: int
 ) -> list[Any]:
     """Return the models' configurations as Triton's own messages, so that no field can be misspelt."""
-    image = [("image", "TYPE_STRING", [1])]
-    tensor = [("input", "TYPE_FP32", [spec["channels"], spec["image_size"], spec["image_size"]])]
+    encoded = [(modality(spec), "TYPE_STRING", [1])]
+    tensor = [("input", "TYPE_FP32", spec["shape"])]
     answer = [("label", "TYPE_STRING", [1]), ("scores", "TYPE_FP32", [len(spec["classes"])])]
-    preprocess = configuration(parts(pipeline)[0], image, tensor, max_batch_size)
+    preprocess = configuration(parts(pipeline)[0], encoded, tensor, max_batch_size)
     engine = configuration(parts(pipeline)[1], tensor, answer, max_batch_size)
     for config in (preprocess, engine):
         run_in_python(config, max_queue_delay_us, instances)
     engine.parameters["threads"].string_value = THREADS
-    of_images = configuration(public(pipeline)[0], image, answer, max_batch_size)
+    of_samples = configuration(public(pipeline)[0], encoded, answer, max_batch_size)
     of_tensors = configuration(public(pipeline)[1], tensor, answer, max_batch_size)
-    chain(of_images, [preprocess, engine])
+    chain(of_samples, [preprocess, engine])
     chain(of_tensors, [engine])
-    return [preprocess, engine, of_images, of_tensors]
+    return [preprocess, engine, of_samples, of_tensors]
 
 
 def configuration(name: str, inputs: list[Any], outputs: list[Any], max_batch_size: int) -> Any:

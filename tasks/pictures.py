@@ -50,13 +50,15 @@ def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) 
     left.plot(epochs, [r["validation"] for r in rows], "o-", color=BLUE, label=f"validation {metric}")
     left.axhline(target, color=ORANGE, ls="--", label=f"target {target}")
     left.set(xlabel="epoch", ylabel=metric)
-    right.plot(epochs, [r["train_loss"] for r in rows], "o-", color=GREY, label="training loss, smoothed labels")
-    right.plot(epochs, [r["validation_loss"] for r in rows], "o-", color=BLUE, label="validation loss")
+    left.legend(fontsize=8, frameon=False)
+    if "train_loss" in rows[0]:  # an imported model has none
+        right.plot(epochs, [r["train_loss"] for r in rows], "o-", color=GREY, label="training loss, smoothed labels")
+        right.plot(epochs, [r["validation_loss"] for r in rows], "o-", color=BLUE, label="validation loss")
+        right.legend(fontsize=8, frameon=False)
     right.set(xlabel="epoch", ylabel="cross-entropy")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     save(figure, out)
 

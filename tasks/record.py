@@ -66,11 +66,12 @@ def heal(pipeline: str) -> None:
 
     What the run is made of is read from the stage's own command in dvc.yaml.
     """
-    from tasks.command import PARAMS, bind
+    from tasks.command import bind
+    from tasks.params import read
 
     command = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["record"]["do"]["cmd"]
     words = command.replace("${key}", pipeline).split()
-    _, arguments = bind(words[words.index("record") :], yaml.safe_load(PARAMS.read_text()))
+    _, arguments = bind(words[words.index("record") :], read())
     asked = {name: arguments.pop(name) for name in ("pipeline", "backends", "params")}
     keep(**asked, deps={name: Path(path) for name, path in arguments.items() if name != "out"})
 

@@ -21,13 +21,12 @@ def select(
 ) -> None:
     """Leave the table in `out`: a row per engine with its verdict, and `chosen` (null where none passes).
 
-    The drop is against eager torch in FP32, on the same test set. Latency means the lowest p50 at batch 1.
+    The drop is against the original network in FP32, on the same test set. Latency means the lowest p50 at batch 1.
     """
-    accuracies = json.loads(evaluate.read_text())["rows"]
+    evaluated = json.loads(evaluate.read_text())
+    accuracies, reference = evaluated["rows"], evaluated["reference"]
     timings = json.loads(measure.read_text())["rows"]
-    rows = [
-        {"engine": engines.REFERENCE, "size_bytes": None, **accuracies[engines.REFERENCE], **timings[engines.REFERENCE]}
-    ]
+    rows = [{"engine": reference, "size_bytes": None, **accuracies[reference], **timings[reference]}]
     for engine in engines.read(build, backends):
         row = {"engine": engine.name, "size_bytes": engine.facts["size_bytes"]}
         rows.append(row | accuracies[engine.name] | timings[engine.name])

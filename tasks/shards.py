@@ -6,13 +6,13 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SUFFIXES = ("image", "label")
+SUFFIXES = ("sample", "label")
 
 
 def write(folder: Path, split: str, samples: Sequence[tuple[bytes, int]], shard_size: int) -> None:
     """Pack samples into `<split>-NNNNN.tar` and `.idx`.
 
-    A sample is two members, `NNNNNNNN.image` (encoded bytes) and `.label` (int32, little endian). The bytes of a shard
+    A sample is two members, `NNNNNNNN.sample` (encoded bytes) and `.label` (int32, little endian). The bytes of a shard
     depend on its samples only.
     """
     for number, start in enumerate(range(0, len(samples), shard_size)):

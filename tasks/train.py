@@ -1,6 +1,7 @@
 """train: mixed-precision training on DALI batches, until validation accuracy is surely at the target."""
 
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from tasks.workload import part
 
 Count = Annotated[int, Field(ge=1)]
 CODE = Path(__file__).parent
+WORKPLACE = ".training"  # beside the output: where a training keeps what it needs to go on
+SAMPLE = 256  # validation samples on which mixed precision is compared with float32
 
 
 def train(
@@ -37,6 +40,9 @@ def train(
 ) -> None:
     """Leave the best weights by validation and `train.json` in `out`, curves (CSV, PNG), and the verdict in `metrics`.
 
+    A training that was killed goes on from its last checkpoint where knobs, data and code are the same. `ValueError`
+    where the numbers went wrong: step, layer and remedy.
+
     Training stops when the lower end of the 95 % Wilson interval of validation accuracy reaches `target`. The learning
     rate's cycle spans `schedule_epochs`, then rests at its floor until `max_epochs`; a target not reached is a recorded
     verdict, not an error. `precision` is asked of Lightning; what ran is recorded beside it.
@@ -55,16 +61,16 @@ def train(
     }
     mark = fingerprint(knobs, workload, prepare, augment)
     folder = workplace(out, mark)
-    verdict = fit(workload, prepare, augment, folder, knobs)
-    # what rebuilds the network, and nothing that merely varies: equal weights leave all later stages fresh
-    atomic.write_json(folder / "train.json", {"width": width})
+    verdict, weights = fit(workload, prepare, augment, folder, knobs)
     with atomic.folder(curves) as drawn:
         for name in ("curves.csv", "curves.png"):
-            (folder / name).rename(drawn / name)
-    shutil.rmtree(out, ignore_errors=True)
-    folder.rename(out)
-    shutil.rmtree(out.with_name(f"{out.name}.partial"))
+            shutil.copyfile(folder / name, drawn / name)
     atomic.write_json(metrics, {**verdict, "fingerprint": mark})
+    with atomic.folder(out) as finished:
+        shutil.copyfile(weights, finished / "weights.safetensors")
+        # what rebuilds the network, and nothing that merely varies: equal weights leave all later stages fresh
+        atomic.write_json(finished / "train.json", {"width": width})
+    shutil.rmtree(folder.parent)
     print(f"{'target reached' if verdict['reached'] else 'target not reached'}: validation {verdict['value']:.4f}")
 
 
@@ -78,28 +84,37 @@ def fingerprint(knobs: dict[str, Any], workload: str, prepare: Path, augment: Pa
 
 def code(workload: str) -> list[Path]:
     """Return the files that shape the weights, as dvc.yaml lists them."""
-    modality, problem = CODE / "workloads" / workload.split("/")[0], CODE / "workloads" / workload
-    return [
-        *(CODE / name for name in ("train.py", "learner.py", "interval.py", "shards.py", "digest.py")),
-        *(modality / name for name in ("preprocess.py", "augment.py")),
-        *(problem / name for name in ("data.py", "network.py")),
-    ]
+    modality, problem = workload.split("/")
+    own = ("train", "learner", "judge", "health", "checkpoints", "interval", "shards", "digest")
+    names = [*own, f"modalities/{modality}/preprocess", f"modalities/{modality}/augment"]
+    names += [f"problems/{problem}/data", f"problems/{problem}/network"]
+    return [CODE / f"{name}.py" for name in names]
 
 
 def workplace(out: Path, mark: str) -> Path:
-    """Return an empty folder beside `out` for this very training: no DVC output, so a rerun deletes nothing of it."""
-    folder = out.with_name(f"{out.name}.partial") / mark
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+    """Return the folder of this very training beside `out`; those of other knobs, data or code are removed.
+
+    It is no DVC output, so a rerun finds the checkpoints of a training that was killed.
+    """
+    place = out.with_name(f"{out.name}{WORKPLACE}")
+    for other in place.glob("*"):
+        if other.name != mark:
+            shutil.rmtree(other)
+    (place / mark).mkdir(parents=True, exist_ok=True)
+    return place / mark
 
 
-def fit(workload: str, prepare: Path, augment: Path, folder: Path, knobs: dict[str, Any]) -> dict[str, Any]:
-    """Train; leave weights and curves in `folder` and return the verdict."""
+def fit(
+    workload: str, prepare: Path, augment: Path, folder: Path, knobs: dict[str, Any]
+) -> tuple[dict[str, Any], Path]:
+    """Train, or go on from the newest checkpoint in `folder`; return the verdict and where the best weights lie."""
     import pytorch_lightning as pl
     import torch
 
-    from tasks.learner import Learner, StopAtTarget
+    from tasks import checkpoints
+    from tasks.health import Health
+    from tasks.judge import Judge
+    from tasks.learner import Learner
 
     spec = json.loads((prepare / "spec.json").read_text())
     augmentation = json.loads((augment / "augment.json").read_text())
@@ -110,13 +125,16 @@ def fit(workload: str, prepare: Path, augment: Path, folder: Path, knobs: dict[s
     validation = data.loader(prepare, "validation", spec, 500, device=device)
     network = problem.build(spec, knobs["width"]).to(memory_format=torch.channels_last)
     learner = Learner(network, problem, knobs, cycle_steps=knobs["schedule_epochs"] * len(batches))
-    judge = StopAtTarget(folder, knobs["target"])
+    (sample, _), *_ = itertools.islice(data.arrays(prepare, "validation", spec, SAMPLE), 1)
+    learner.health = health = Health(torch.from_numpy(sample))
+    judge = Judge(folder, knobs["target"], knobs["max_epochs"])
     trainer = pl.Trainer(
         precision=knobs["precision"],
         max_epochs=knobs["max_epochs"],
         accelerator="auto",
         devices=1,
-        callbacks=[judge],
+        callbacks=[health, judge],
+        plugins=[checkpoints.Durable()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -125,23 +143,45 @@ def fit(workload: str, prepare: Path, augment: Path, folder: Path, knobs: dict[s
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
-    trainer.fit(learner, batches, validation)
+    resume(trainer, learner, judge, folder, batches, validation)
     pictures.curves(folder / "curves.png", judge.rows, knobs["target"], problem.METRIC)
-    return {
+    verdict = {
         "target": knobs["target"],
         "reached": judge.seconds_to_target is not None,
         "metric": problem.METRIC,
         "value": judge.best["validation"],
         "low": judge.best["low"],
         "high": judge.best["high"],
-        "n": learner.validation["n"],
+        "n": spec["counts"]["validation"],
         "epochs": len(judge.rows),
         "seconds_to_target": judge.seconds_to_target,
         "seconds": judge.rows[-1]["seconds"],
+        "resumes": judge.resumes,
         "samples_per_epoch": judge.rows[-1]["samples"],
         "parameters": sum(p.numel() for p in network.parameters()),
         "precision_asked": knobs["precision"],
         "precision_ran": trainer.precision,
+        "against_float32": health.compared,
         "device": device,
         "seed": knobs["seed"],
     }
+    return verdict, judge.weights
+
+
+def resume(trainer: Any, learner: Any, judge: Any, folder: Path, batches: Any, validation: Any) -> None:
+    """Train from the start, or from the newest whole checkpoint; one that is at its end already is not trained on."""
+    import torch
+
+    from tasks import checkpoints
+
+    found = checkpoints.newest(folder)
+    if found is None:
+        trainer.fit(learner, batches, validation)
+        return
+    states = torch.load(found, map_location="cpu", weights_only=True)["callbacks"]
+    for callback in trainer.callbacks:
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+    print(f"going on after {judge.before:.0f} s of training, from {found.stem.replace('-', ' ')}", flush=True)
+    if not judge.finished:
+        trainer.fit(learner, batches, validation, ckpt_path=str(found), weights_only=True)

@@ -1,10 +1,21 @@
-"""The trained network, rebuilt from its weights and the facts beside them."""
+"""The original network, rebuilt from what training or an import left: every engine is compared with it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tasks.workload import part
+
+IMPORTED = "model.onnx"  # what an imported model's folder holds instead of weights
+
+
+def original(workload: str, train: Path, spec: dict[str, Any]) -> tuple[str, Callable[[Any], Any]]:
+    """Return the naive way to run it, numpy -> numpy, and its name: eager torch, or the file that was imported."""
+    imported = train / IMPORTED
+    if imported.exists():
+        return "onnx-imported", session(imported)
+    return "torch-fp32", predictor(network(workload, train, spec))
 
 
 def network(workload: str, train: Path, spec: dict[str, Any]) -> Any:
@@ -17,8 +28,8 @@ def network(workload: str, train: Path, spec: dict[str, Any]) -> Any:
     return built.eval().float()
 
 
-def predictor(built: Any) -> Any:
-    """Return numpy -> numpy eager inference: the naive way that every engine is compared with."""
+def predictor(built: Any) -> Callable[[Any], Any]:
+    """Return eager torch inference."""
     import torch
 
     def predict(x: Any) -> Any:
@@ -26,3 +37,11 @@ def predictor(built: Any) -> Any:
             return built(torch.from_numpy(x)).numpy()
 
     return predict
+
+
+def session(path: Path) -> Callable[[Any], Any]:
+    """Return ONNX Runtime inference on the CPU: `input` -> `logits`."""
+    import onnxruntime
+
+    loaded = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda x: loaded.run(["logits"], {"input": x})[0]

@@ -1,6 +1,7 @@
 """`<pipeline>_engine` inside Triton: network input to class name and scores, with the chosen engine.
 
-`package` copies this file, the engine and spec.json into one version folder; it needs nothing else of the project.
+`package` copies this file, the engine with the backend that loads it, and spec.json into one version folder; it needs
+nothing else of the project.
 """
 
 import json
@@ -9,24 +10,20 @@ from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
 
+import backend
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as pb
 
 
 class TritonPythonModel:
-    """One instance: an ONNX Runtime session that answers all requests of a batch at once."""
+    """One instance: a loaded engine that answers all requests of a batch at once."""
 
     def initialize(self, args):
         """Load the engine, with as many threads as the model's configuration says."""
         folder = Path(__file__).parent
         self.classes = json.loads((folder / "spec.json").read_text())["classes"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(json.loads(args["model_config"])["parameters"]["threads"]["string_value"])
-        options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        threads = int(json.loads(args["model_config"])["parameters"]["threads"]["string_value"])
+        self.predict = backend.load(folder / f"engine{backend.SUFFIX}", threads)
 
     def execute(self, requests):
         """Answer each request of a batch; only those with a NaN or an infinity are refused."""
@@ -37,10 +34,10 @@ class TritonPythonModel:
         return [answer(next(scores), self.classes) if is_sound else refusal() for is_sound in sound]
 
     def score(self, inputs):
-        """Run the engine once over several requests: list of NCHW -> list of N x classes, probabilities."""
+        """Run the engine once over several requests: list of [n, *shape] -> list of [n, classes], probabilities."""
         if not inputs:
             return []
-        (logits,) = self.session.run(["logits"], {"input": np.concatenate(inputs)})
+        logits = self.predict(np.concatenate(inputs))
         ends = np.cumsum([len(x) for x in inputs])[:-1]
         return np.split(softmax(logits), ends)
 
@@ -58,8 +55,6 @@ def answer(scores, classes):
 
 
 def refusal():
-    """Refuse numbers that no picture gives."""
-    sentence = (
-        "the input holds NaN or infinite values: send preprocessed pictures, or send them encoded to the ensemble"
-    )
+    """Refuse numbers that no sample gives."""
+    sentence = "the input holds NaN or infinite values: send preprocessed samples, or send them encoded to the ensemble"
     return pb.InferenceResponse(error=pb.TritonError(sentence, pb.TritonError.INVALID_ARG))

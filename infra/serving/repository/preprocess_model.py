@@ -1,4 +1,4 @@
-"""`<pipeline>_preprocess` inside Triton: encoded pictures to network input, with the training set's own function.
+"""`<pipeline>_preprocess` inside Triton: encoded samples to network input, with the training set's own function.
 
 `package` copies this file, preprocess.py and spec.json into one version folder; it needs nothing else of the project.
 """
@@ -17,6 +17,7 @@ class TritonPythonModel:
     def initialize(self, args):
         """Build the pipeline for the largest batch that the server may send."""
         self.spec = json.loads(Path(__file__).with_name("spec.json").read_text())
+        self.kind = self.spec["workload"].split("/")[0]
         self.max_batch_size = max(1, json.loads(args["model_config"])["max_batch_size"])
         self.build()
 
@@ -25,28 +26,28 @@ class TritonPythonModel:
         self.pipeline = preprocess.serving_pipeline(self.spec, self.max_batch_size)
 
     def execute(self, requests):
-        """Answer each request of a batch; only those with a broken picture are refused."""
-        pictures = [pb.get_input_tensor_by_name(request, "image").as_numpy().ravel().tolist() for request in requests]
-        outputs = iter(self.preprocess([picture for group in pictures for picture in group]))
-        return [answer([next(outputs) for _ in group], group) for group in pictures]
+        """Answer each request of a batch; only those with a broken sample are refused."""
+        groups = [pb.get_input_tensor_by_name(request, self.kind).as_numpy().ravel().tolist() for request in requests]
+        outputs = iter(self.preprocess([sample for group in groups for sample in group]))
+        return [answer([next(outputs) for _ in group], group, self.kind) for group in groups]
 
-    def preprocess(self, pictures):
-        """Return one CHW array per picture, or None for one that can't be decoded."""
+    def preprocess(self, samples):
+        """Return one array per sample, or None for one that can't be decoded."""
         try:
-            return list(preprocess.run(self.pipeline, pictures))
+            return list(preprocess.run(self.pipeline, samples))
         except RuntimeError:
             self.build()
-        if len(pictures) == 1:
+        if len(samples) == 1:
             return [None]
-        return [self.preprocess([picture])[0] for picture in pictures]
+        return [self.preprocess([sample])[0] for sample in samples]
 
 
-def answer(outputs, pictures):
-    """Join one request's outputs, or say which of its pictures is broken."""
+def answer(outputs, samples, kind):
+    """Join one request's outputs, or say which of its samples is broken."""
     broken = [i for i, output in enumerate(outputs) if output is None]
     if not broken:
         return pb.InferenceResponse([pb.Tensor("input", np.stack(outputs))])
-    place = f"picture {broken[0] + 1} of {len(pictures)}" if len(pictures) > 1 else "the picture"
-    size = len(pictures[broken[0]])
-    sentence = f"{place} ({size:,} bytes) can't be decoded: send a complete JPEG, PNG, BMP, TIFF or WebP file"
+    place = f"{kind} {broken[0] + 1} of {len(samples)}" if len(samples) > 1 else f"the {kind}"
+    size = len(samples[broken[0]])
+    sentence = f"{place} ({size:,} bytes) can't be decoded: send a complete {preprocess.FORMATS} file"
     return pb.InferenceResponse(error=pb.TritonError(sentence, pb.TritonError.INVALID_ARG))

@@ -1,4 +1,4 @@
-"""A small convolutional network for image classification, its loss, and what counts as right."""
+"""A small convolutional network for classification, its loss, and what counts as right."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ METRIC = "accuracy"
 
 
 class Network(nn.Module):
-    """Images float32 [batch, channels, size, size] -> logits [batch, classes]; any size from 16 pixels.
+    """Images or spectrograms, float32 [batch, channels, height, width] -> logits [batch, classes]; from 16 x 16.
 
     A strided stem and a pool right after it, so that nothing is computed at full resolution; a global maximum before
     the head, which learns faster here than a mean. Keep `width` a multiple of 16: INT8 kernels work in such blocks.
@@ -41,7 +41,7 @@ def block(channels: int, width: int, kernel: int = 3, stride: int = 1) -> nn.Seq
 
 def build(spec: dict[str, Any], width: int) -> Network:
     """Return an untrained network for the data that `spec.json` describes."""
-    return Network(spec["channels"], len(spec["classes"]), width)
+    return Network(spec["shape"][0], len(spec["classes"]), width)
 
 
 def loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -5,6 +5,8 @@
 
 from typing import Any
 
+FORMATS = "JPEG, PNG, BMP, TIFF or WebP"
+
 
 def decode(encoded: Any, spec: dict[str, Any], device: str = "cpu") -> Any:
     """Decode JPEG, PNG, BMP... and resize: (bytes,) -> HWC uint8 of `image_size` x `image_size` x `channels`.

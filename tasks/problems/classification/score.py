@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.workloads.image.classification import network
+from tasks.problems.classification import network
 
 METRIC = network.METRIC
 

@@ -1,0 +1,133 @@
+"""Batches of labelled samples from tar shards, by DALI: augmented for training, plain for everything else."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks import shards
+from tasks.workload import part
+
+SHUFFLE_BUFFER = 4096  # samples; the shards themselves are already in random (content hash) order
+
+
+def loader(
+    prepare: Path,
+    split: str,
+    spec: dict[str, Any],
+    batch_size: int,
+    augmentation: dict[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int = 2,
+) -> "Batches":
+    """Return an iterable of `(x, y)`: x float32 [batch, *shape], y int64 [batch]; it can be walked again.
+
+    With an `augmentation` (augment.json) the samples are shuffled and changed anew in every epoch and the last, short
+    batch is dropped; without one they come plain and in order, all of them.
+    """
+    return Batches(prepare, split, spec, batch_size, augmentation, seed, device, threads)
+
+
+class Batches:
+    """DALI's batches as `(x, y)` pairs; its `state_dict` lets a training go on with the very next batch."""
+
+    def __init__(self, *graph: Any) -> None:
+        self.graph, self.training = graph, graph[4] is not None
+        self.given, self.resumed = 0, False  # batches given in this epoch; whether the next walk goes on with it
+        self.iterator = self.walk(None)
+
+    def walk(self, checkpoint: bytes | None) -> Any:
+        """Return DALI's iterator over the graph, from its start or from a checkpoint."""
+        from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+        policy = LastBatchPolicy.DROP if self.training else LastBatchPolicy.PARTIAL
+        graph = pipeline(*self.graph, checkpoint=checkpoint)
+        return DALIGenericIterator(graph, ["x", "y"], reader_name="reader", last_batch_policy=policy, auto_reset=True)
+
+    def __len__(self) -> int:
+        return len(self.iterator)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        self.given, self.resumed = self.given if self.resumed else 0, False
+        for (batch,) in self.iterator:
+            self.given += 1
+            yield batch["x"], batch["y"].squeeze(-1).long()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the data stands, as tensors and numbers: DALI's own checkpoint, random states and all."""
+        import torch
+
+        if not self.training:
+            return {}
+        (checkpoint,) = self.iterator.checkpoints()
+        return {"given": self.given, "dali": torch.frombuffer(bytearray(checkpoint), dtype=torch.uint8)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken: within an epoch with its next batch, at its end with the next epoch."""
+        if not state:
+            return
+        self.iterator = self.walk(state["dali"].numpy().tobytes())
+        self.given, self.resumed = state["given"], state["given"] < len(self)
+        if not self.resumed:
+            for _ in self.iterator:  # what the epoch dropped; then DALI begins the next one
+                pass
+
+
+def pipeline(
+    prepare: Path,
+    split: str,
+    spec: dict[str, Any],
+    batch_size: int,
+    augmentation: dict[str, Any] | None,
+    seed: int,
+    device: str,
+    threads: int,
+    checkpoint: bytes | None,
+) -> Any:
+    """Return the DALI graph, shards -> the modality's operators -> tensors, on the CPU or, the same, on the GPU."""
+    from nvidia.dali import Pipeline, fn, types
+
+    paths = shards.paths(prepare, split)
+    training = augmentation is not None
+    graph = Pipeline(
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=0 if device == "gpu" else None,
+        seed=seed,
+        enable_checkpointing=training,
+        checkpoint=checkpoint,
+    )
+    with graph:
+        components: Any = fn.readers.webdataset(
+            name="reader",
+            paths=[str(path) for path in paths],
+            index_paths=[str(path.with_suffix(".idx")) for path in paths],
+            ext=["sample", "label"],
+            missing_component_behavior="error",
+            random_shuffle=training,
+            initial_fill=SHUFFLE_BUFFER,
+            pad_last_batch=not training,
+            seed=seed,
+        )
+        encoded, label = components
+        if augmentation is None:
+            x = part(spec["workload"], "preprocess").preprocess(encoded, spec, device)
+        else:
+            changes = part(spec["workload"], "augment")
+            x = changes.augmented(encoded, changes.Augmentation(**augmentation), spec, device)
+        graph.set_outputs(x, fn.reinterpret(label, dtype=types.INT32))
+    graph.build()
+    return graph
+
+
+def arrays(prepare: Path, split: str, spec: dict[str, Any], batch_size: int) -> Iterator[tuple[Any, Any]]:
+    """Yield `(x, y)` as numpy arrays (float32 [n, *shape], int64 [n]) by the server's own pipeline."""
+    import numpy as np
+
+    preprocess = part(spec["workload"], "preprocess")
+    graph = preprocess.serving_pipeline(spec, batch_size, threads=2)
+    samples = shards.read(prepare, split)
+    while batch := list(itertools.islice(samples, batch_size)):
+        yield preprocess.run(graph, [data for data, _ in batch]), np.array([label for _, label in batch], np.int64)
