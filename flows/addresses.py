@@ -42,6 +42,8 @@ def prefect_api() -> str:
 def adopt() -> None:
     """Set this process's environment, and so its children's: quiet, offline, our state, our servers."""
     settings.quiet()
+    settings.STATE.mkdir(exist_ok=True)
+    settings.STATE.chmod(0o700)  # it holds databases, logs and what servers run
     state = settings.STATE.absolute()
     defaults = {
         "PREFECT_API_URL": prefect_api(),

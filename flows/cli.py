@@ -1,12 +1,15 @@
-"""The command line: `engineworks run|up|down`. Exit codes: 0 deployed or unchanged, 3 refused by a gate, 1 error."""
+"""The command line, `engineworks COMMAND`. Exit codes: 0 deployed or unchanged, 3 refused by a gate, 1 error."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, graph, services, serving, terminal
+from flows import addresses, graph, services, serving, terminal, turn
+from tasks import guard
+from tasks.mirror import without_credentials
 
 REFUSED = 3
 INTERRUPTED = 130
@@ -18,31 +21,64 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="bring a pipeline up to date and deploy it; starts what is not up")
     run.add_argument("pipeline", nargs="?", default="fashion")
+    status = commands.add_parser("status", help="what the next run will do, and why")
+    status.add_argument("pipeline", nargs="?", default="fashion")
+    doctor = commands.add_parser("doctor", help="what this machine and this checkout are fit for")
+    for each in (status, doctor):
+        each.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
-    commands.add_parser("down", help="stop what `up` started")
+    commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
     commands.add_parser("setup", help="make the server's own environment")
     arguments = parser.parse_args(argv)
     if not Path("params.yaml").exists():
         terminal.say("error: no params.yaml here; run this in the checkout's root")
         return 1
     try:
-        addresses.adopt()
-        if arguments.command == "run":
-            return run_pipeline(arguments.pipeline)
-        {"up": up, "down": down, "setup": serving.install}[arguments.command]()
-    except ValueError as error:
-        terminal.say(f"error: {error}")
+        return dispatch(arguments)
+    except (ValueError, OSError) as error:
+        terminal.say(f"error: {guard.sentence(error)}")
         return 1
+
+
+def dispatch(arguments: argparse.Namespace) -> int:
+    """Run the command that was asked for."""
+    if arguments.command == "doctor":  # before anything that could fail: it says why
+        from flows.doctor import doctor
+
+        return doctor(arguments.json)
+    addresses.adopt()
+    if arguments.command == "run":
+        return run_pipeline(arguments.pipeline)
+    if arguments.command == "status":
+        from flows.status import status
+
+        return status(arguments.pipeline, arguments.json)
+    {"up": up, "down": down, "setup": serving.install}[arguments.command]()
     return 0
 
 
 def run_pipeline(pipeline: str) -> int:
     """Start what is not up, bring the pipeline up to date, deploy it, and print the table."""
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     for name, value in addresses.inherited().items():
-        terminal.say(f"using {name}={value}")
+        terminal.say(f"using {name}={without_credentials(value)}")
     stages = graph.preview(pipeline)
-    terminal.say(f"{pipeline}: {stages} stages, then the deploy; what is fresh is not run again")
+    try:
+        with turn.taken(pipeline):
+            terminal.say(f"{pipeline}: {stages} stages, then the deploy; what is fresh is not run again")
+            result = conduct(pipeline)
+    except KeyboardInterrupt:
+        terminal.say("interrupted; finished stages are kept, training goes on at its last checkpoint")
+        return INTERRUPTED
+    terminal.say()
+    terminal.say(terminal.table(result["selection"]["rows"]))
+    terminal.say()
+    return summarise(pipeline, result, time.monotonic() - begun)
+
+
+def conduct(pipeline: str) -> dict[str, Any]:
+    """Start what is not up and run the flow; return what happened, in numbers."""
     serving.install()
     every = services.known()
     started = services.start(every)
@@ -52,20 +88,13 @@ def run_pipeline(pipeline: str) -> int:
     from flows.pipeline import run
     from flows.stage import StageFailed
 
+    services.wait(service for service in every if service.name == "prefect")
     try:
-        services.wait(service for service in every if service.name == "prefect")
-        result = run(pipeline)
-        services.wait(every)
-    except KeyboardInterrupt:
-        terminal.say("interrupted; finished stages are kept, this one starts again with the next run")
-        return INTERRUPTED
-    except (StageFailed, ValueError) as error:
-        terminal.say(f"error: {error}")
-        return 1
-    terminal.say()
-    terminal.say(terminal.table(result["selection"]["rows"]))
-    terminal.say()
-    return summarise(pipeline, result, time.monotonic() - begun)
+        result: dict[str, Any] = run(pipeline)
+    except StageFailed as error:
+        raise ValueError(str(error)) from error
+    services.wait(every)
+    return result
 
 
 def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
@@ -109,7 +138,10 @@ def up() -> None:
 
 
 def down() -> None:
-    """Stop what we started."""
+    """Stop what we started; a run that is under way first."""
+    interrupted = turn.interrupt()
+    if interrupted:
+        terminal.say(f"stopped the run of {interrupted}; finished stages are kept")
     stopped = services.stop()
     terminal.say(f"stopped {', '.join(stopped)}" if stopped else "nothing was up")
 

@@ -21,24 +21,25 @@ from tasks.package import VERSION, modality, public
 from tasks.settings import STATE
 
 RECEIPTS = STATE / "triton" / "live"
+UNCHANGED = "Unchanged"  # state of a deploy that found its package live
 
 
 @flow(name="deploy", flow_run_name="deploy-{pipeline}")
 def deploy(pipeline: str) -> State[dict[str, Any]]:
-    """Put a pipeline's package on the live server; the state is Deployed, or Refused with every reason.
+    """Put a pipeline's package on the live server; the state is Deployed, Unchanged, or Refused with every reason.
 
-    Deployed carries the receipt; Refused carries `{"refused": [reason, ...]}` and what was live serves on.
+    The first two carry the receipt; Refused carries `{"refused": [reason, ...]}` and what was live serves on.
     """
     try:
-        receipt = go_live(pipeline)
+        receipt, name = go_live(pipeline)
     except Refused as refusal:
         return Completed(name="Refused", message=str(refusal), data={"refused": refusal.reasons})
     served = f"{receipt['engine']} is live as version {receipt['version']}"
-    return Completed(name="Deployed", message=served, data=receipt)
+    return Completed(name=name, message=served, data=receipt)
 
 
-def go_live(pipeline: str) -> dict[str, Any]:
-    """Return the receipt of what is live now: this package, proved on the golden batch and scored on the test set.
+def go_live(pipeline: str) -> tuple[dict[str, Any], str]:
+    """Return the receipt of what is live now, this package, proved and scored; and Deployed, or Unchanged where it was.
 
     Raises `Refused` where a gate does not let it pass. Where this very package is live and answers, nothing is loaded.
     """
@@ -48,12 +49,13 @@ def go_live(pipeline: str) -> dict[str, Any]:
         batch = golden.read(package(pipeline), pipeline, facts["engine"], classes(pipeline))
         receipt = read_receipt(pipeline)
         same = receipt is not None and receipt["sha256"] == facts["sha256"]
+        name = UNCHANGED
         if receipt is None or not same or not is_live(live.Served(client, pipeline), batch, bound):
-            receipt = replace(client, pipeline, batch, bound, facts)
+            receipt, name = replace(client, pipeline, batch, bound, facts), "Deployed"
     from tasks.record import promote
 
     promote(pipeline, receipt)  # also where nothing was deployed: an emptied MLflow gets its champion back
-    return receipt
+    return receipt, name
 
 
 def read_receipt(pipeline: str) -> dict[str, Any] | None:

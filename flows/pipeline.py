@@ -7,10 +7,11 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import terminal
-from flows.deploy import deploy
+from flows import ownership, terminal, turn
+from flows.deploy import UNCHANGED, deploy
 from flows.graph import Graph, preview
 from flows.mirroring import mirrored
 from flows.stage import stage
@@ -24,17 +25,23 @@ def run(pipeline: str = "fashion") -> State[dict[str, Any]]:
     """
     started = time.monotonic()
     preview(pipeline)  # a scheduled run comes by no command line
-    computing, executed = conduct(pipeline)
-    from tasks.record import heal
+    with turn.taken(pipeline), ownership.owned(str(flow_run.id), pipeline):
+        for line in ownership.close_orphans():
+            terminal.say(line)
+        computing, executed = conduct(pipeline)
+        from tasks.record import heal
 
-    heal(pipeline)
-    selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
-    report(pipeline, selection)
-    outcome = deploy(pipeline, return_state=True)
+        heal(pipeline)
+        selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
+        report(pipeline, selection)
+        outcome = deploy(pipeline, return_state=True)
     receipt = outcome.result()
     numbers = {"executed": executed, "computing": computing, "seconds": time.monotonic() - started}
+    nothing = not executed and outcome.name == UNCHANGED
     return Completed(
-        name=outcome.name, message=outcome.message, data=numbers | {"live": receipt, "selection": selection}
+        name="Completed" if nothing else outcome.name,
+        message="nothing new" if nothing else outcome.message,
+        data=numbers | {"live": receipt, "selection": selection},
     )
 
 

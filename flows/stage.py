@@ -17,6 +17,7 @@ from prefect.states import Completed, State
 
 from flows import services, terminal
 from tasks.command import SECONDS
+from tasks.guard import CONDUCTOR
 
 
 class StageFailed(Exception):
@@ -48,7 +49,7 @@ def run(name: str) -> tuple[float | None, str]:
     with log_path.open("w") as noise:
         child = subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", name],
-            env=os.environ | {"PREFECT__FLOW_RUN_ID": str(flow_run.id)},  # `record` tags its run with it
+            env=os.environ | {"PREFECT__FLOW_RUN_ID": str(flow_run.id), CONDUCTOR: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,6 +73,8 @@ def run(name: str) -> tuple[float | None, str]:
         finally:
             end(child)
         drain.join()
+    if child.returncode < 0:
+        raise StageFailed(f"{name} failed: DVC was ended by {signal.Signals(-child.returncode).name}")
     if child.returncode:
         raise StageFailed(f"{name} failed: {words(log_path)}")
     return seconds, last

@@ -89,7 +89,8 @@ def wrong(reason: str, trainer: pl.Trainer, learner: Any, layer: str) -> ValueEr
     """Return the error that ends a training."""
     return ValueError(
         f"{reason} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}), {layer}; the last good "
-        f"checkpoint is kept; lower train.learning_rate (now {learner.knobs['learning_rate']:g}) or set train.precision to 32-true"
+        f"checkpoint is kept; lower train.learning_rate (now {learner.knobs['learning_rate']:g}) or set "
+        "train.precision to 32-true"
     )
 
 

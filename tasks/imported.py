@@ -89,8 +89,8 @@ def fitted(content: bytes, spec: dict[str, Any], source: str) -> bytes:
         if first is None or first.dim_value or [dim.dim_value for dim in rest] != expected:
             found = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
             raise ValueError(
-                f"{source}: '{value.name}' is {found}, but the data wants ['batch', {str(expected)[1:]}; export it with "
-                "a dynamic batch, and set prepare.input and prepare.classes as it was trained"
+                f"{source}: '{value.name}' is {found}, but the data wants ['batch', {str(expected)[1:]}; export it "
+                "with a dynamic batch, and set prepare.input and prepare.classes as it was trained"
             )
     rename(graph, {inputs[0].name: "input", graph.output[0].name: "logits"})
     return bytes(model.SerializeToString())

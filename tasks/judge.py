@@ -128,8 +128,8 @@ class Judge(pl.Callback):
         """End the training where somebody asked for it."""
         if self.asked_to_stop:
             raise ValueError(
-                f"stopped by {self.asked_to_stop} at step {trainer.global_step}; a checkpoint is kept, and the next run "
-                "of the same knobs, data and code goes on there"
+                f"stopped by {self.asked_to_stop} at step {trainer.global_step}; a checkpoint is kept, and the next "
+                "run of the same knobs, data and code goes on there"
             )
 
     def write(self) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "engineworks.fingerprint"
 RUN_KEY = "run_key"
+FAILURE = "failure"  # tag of a run whose training did not end: why
+LONGEST_TAG = 5000  # characters
 DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print credentials, too
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -25,22 +27,26 @@ DEFAULTS = {
 
 
 def open_live_run(pipeline: str, fingerprint: str) -> str:
-    """Return the id of the RUNNING run that follows the training of this fingerprint; a killed one is taken up again.
-
-    Runs of other trainings that were left open are marked KILLED: DVC lets only one training of a pipeline run.
-    """
+    """Return the id of the RUNNING run that follows a training; one of its fingerprint that was killed is taken up."""
     client, experiment_id = connect(pipeline)
-    live = [run for run in tagged(client, experiment_id, FINGERPRINT) if run.info.status != "FINISHED"]
-    own = [run for run in live if run.data.tags[FINGERPRINT] == fingerprint and RUN_KEY not in run.data.tags]
-    for run in live:
-        if run.info.status == "RUNNING" and run not in own[:1]:
-            client.set_terminated(run.info.run_id, "KILLED")
-    if own:
-        client.update_run(own[0].info.run_id, status="RUNNING")
-        return str(own[0].info.run_id)
+    live = [run for run in tagged(client, experiment_id, FINGERPRINT, fingerprint) if run.info.status != "FINISHED"]
+    own = next((run for run in live if RUN_KEY not in run.data.tags), None)
+    if own is not None:
+        client.update_run(own.info.run_id, status="RUNNING")
+        if FAILURE in own.data.tags:
+            client.delete_tag(own.info.run_id, FAILURE)
+        return str(own.info.run_id)
     tags = {FINGERPRINT: fingerprint, "mlflow.source.name": "engineworks"}
     run = client.create_run(experiment_id, run_name=f"{pipeline}-{fingerprint[:8]}", tags=tags)
     return str(run.info.run_id)
+
+
+def end_live_run(run_id: str, status: str, reason: str) -> None:
+    """Close a run that is not FINISHED, and say why; the next training of the same fingerprint takes it up again."""
+    client = new_client()
+    if client.get_run(run_id).info.status != "FINISHED":
+        client.set_tag(run_id, FAILURE, reason[:LONGEST_TAG])
+        client.set_terminated(run_id, status)
 
 
 def mirror(curves: Path, run_id: str, rows_done: int) -> int:

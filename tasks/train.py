@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,6 +102,7 @@ def workplace(out: Path, mark: str) -> Path:
         if other.name != mark:
             shutil.rmtree(other)
     (place / mark).mkdir(parents=True, exist_ok=True)
+    os.utime(place / mark)  # who follows a training finds it by its time
     return place / mark
 
 
@@ -178,10 +180,11 @@ def resume(trainer: Any, learner: Any, judge: Any, folder: Path, batches: Any, v
     if found is None:
         trainer.fit(learner, batches, validation)
         return
-    states = torch.load(found, map_location="cpu", weights_only=True)["callbacks"]
-    for callback in trainer.callbacks:
-        if callback.state_key in states:
-            callback.load_state_dict(states[callback.state_key])
+    checkpoint = torch.load(found, map_location="cpu", weights_only=True)
+    judge.load_state_dict(checkpoint["callbacks"][judge.state_key])
+    learner.health.load_state_dict(checkpoint["callbacks"][learner.health.state_key])
     print(f"going on after {judge.before:.0f} s of training, from {found.stem.replace('-', ' ')}", flush=True)
     if not judge.finished:
+        # Lightning does so itself, but not for a checkpoint of an epoch's end
+        batches.load_state_dict(checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0])
         trainer.fit(learner, batches, validation, ckpt_path=str(found), weights_only=True)

@@ -34,6 +34,7 @@ class Batches:
 
     def __init__(self, *graph: Any) -> None:
         self.graph, self.training = graph, graph[4] is not None
+        self.eve = b""  # DALI's checkpoint before the last batch of this epoch
         self.given, self.resumed = 0, False  # batches given in this epoch; whether the next walk goes on with it
         self.iterator = self.walk(None)
 
@@ -43,7 +44,7 @@ class Batches:
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
         policy = LastBatchPolicy.DROP if self.training else LastBatchPolicy.PARTIAL
-        graph = pipeline(*self.graph, checkpoint=checkpoint)
+        graph = pipeline(*self.graph, checkpoint)  # type: ignore[call-arg]
         return DALIGenericIterator(graph, ["x", "y"], reader_name="reader", last_batch_policy=policy, auto_reset=True)
 
     def __len__(self) -> int:
@@ -54,6 +55,8 @@ class Batches:
         for (batch,) in self.iterator:
             self.given += 1
             yield batch["x"], batch["y"].squeeze(-1).long()
+            if self.training and self.given == len(self) - 1:
+                (self.eve,) = self.iterator.checkpoints()
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the data stands, as tensors and numbers: DALI's own checkpoint, random states and all."""
@@ -61,18 +64,21 @@ class Batches:
 
         if not self.training:
             return {}
-        (checkpoint,) = self.iterator.checkpoints()
+        (checkpoint,) = [self.eve] if self.given == len(self) else self.iterator.checkpoints()
         return {"given": self.given, "dali": torch.frombuffer(bytearray(checkpoint), dtype=torch.uint8)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken: within an epoch with its next batch, at its end with the next epoch."""
+        """Go on where `state` was taken: within an epoch with its next batch, at its end with the next epoch.
+
+        DALI does not go on from a checkpoint of an epoch's end as it would have, so the last batch is drawn again.
+        """
         if not state:
             return
-        self.iterator = self.walk(state["dali"].numpy().tobytes())
+        self.eve = state["dali"].numpy().tobytes()
+        self.iterator = self.walk(self.eve)
         self.given, self.resumed = state["given"], state["given"] < len(self)
         if not self.resumed:
-            for _ in self.iterator:  # what the epoch dropped; then DALI begins the next one
-                pass
+            next(iter(self.iterator))
 
 
 def pipeline(

@@ -1,0 +1,90 @@
+"""Which process owns a run in Prefect and MLflow; a run whose owner was killed is closed: nothing stays RUNNING."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from tasks import atomic
+from tasks.guard import lives
+from tasks.settings import STATE
+
+RUNS = STATE / "runs"
+KILLED = "its process was killed"
+
+
+@contextmanager
+def owned(flow_run_id: str, pipeline: str) -> Iterator[None]:
+    """While the body runs, say on disk that this process owns a flow run; afterwards nobody needs to know."""
+    content = {"pid": os.getpid(), "created": psutil.Process().create_time(), "pipeline": pipeline}
+    path = RUNS / f"{flow_run_id}.json"
+    atomic.write_json(path, content)
+    try:
+        yield
+    finally:
+        path.unlink()
+
+
+def note_live_run(run_id: str) -> None:
+    """Add the MLflow run that follows this process's training."""
+    for path in RUNS.glob("*.json"):
+        content = json.loads(path.read_text())
+        if content["pid"] == os.getpid():
+            atomic.write_json(path, content | {"mlflow_run_id": run_id})
+
+
+def close_orphans() -> list[str]:
+    """Close what killed runs left RUNNING in Prefect and MLflow; return a line for each."""
+    lines = []
+    for path in sorted(RUNS.glob("*.json")):
+        content = json.loads(path.read_text())
+        if owner_lives(content):
+            continue
+        crash(path.stem)
+        if "mlflow_run_id" in content:
+            from tasks.mirror import end_live_run
+
+            end_live_run(content["mlflow_run_id"], "KILLED", KILLED)
+        path.unlink()
+        lines.append(f"closed the run of {content['pipeline']} that was killed (process {content['pid']})")
+    return lines
+
+
+def owner_lives(content: dict[str, Any]) -> bool:
+    """Tell whether the process that wrote an ownership still runs."""
+    try:
+        process = psutil.Process(content["pid"])
+        return lives(process) and abs(process.create_time() - content["created"]) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def crash(flow_run_id: str) -> None:
+    """Mark a flow run, its task runs and the flow runs below it as Crashed where Prefect still thinks they run."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterId,
+        FlowRunFilterParentFlowRunId,
+    )
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        try:
+            run = client.read_flow_run(flow_run_id)
+        except ObjectNotFound:
+            return  # Prefect's database is another one now
+        below = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+        )
+        for each in [*below, run]:
+            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[each.id])))
+            for task in tasks:
+                if task.state is not None and not task.state.is_final():
+                    client.set_task_run_state(task.id, Crashed(message=KILLED), force=True)
+            if each.state is not None and not each.state.is_final():
+                client.set_flow_run_state(each.id, Crashed(message=KILLED), force=True)
