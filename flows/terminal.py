@@ -15,6 +15,11 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def paragraph(text: str) -> None:
+    """Print a sentence of any length, wrapped to the terminal's width."""
+    say("\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)))
+
+
 def fit(text: str) -> str:
     """Cut a line to the terminal's width."""
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"

@@ -37,7 +37,7 @@ def taken(pipeline: str) -> Iterator[None]:
         _mine.append(pipeline)
         try:
             for line in repair(Path.cwd()):
-                terminal.say(line)
+                terminal.paragraph(line)
             yield
         finally:
             _mine.remove(pipeline)
