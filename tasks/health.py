@@ -40,7 +40,10 @@ class Health(pl.Callback):
         self.scale, self.skipped = state["scale"], state["skipped"]
 
     def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
-        """Compare precisions before the first step."""
+        """Compare precisions before the first step, and see where the loss scale begins."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and self.scale is None:
+            self.scale = scaler.get_scale()
         if "start" not in self.compared:
             self.compared["start"] = against_float32(learner, self.sample.to(learner.device))
 
