@@ -40,6 +40,22 @@ class Judge(pl.Callback):
         """Whether nothing is left to train."""
         return self.seconds_to_target is not None or len(self.rows) == self.last_epoch
 
+    def verdict(self) -> dict[str, Any]:
+        """Return whether the target was reached, by what, and what it took."""
+        last = self.rows[-1]
+        return {
+            "target": self.target,
+            "reached": self.seconds_to_target is not None,
+            "value": self.best["validation"],
+            "low": self.best["low"],
+            "high": self.best["high"],
+            "epochs": len(self.rows),
+            "seconds_to_target": self.seconds_to_target,
+            "seconds": last["seconds"],
+            "resumes": self.resumes,
+            "samples_per_epoch": last["samples"],
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training has to know."""
         names = ("rows", "best", "seconds_to_target", "resumes", "seconds")

@@ -66,7 +66,8 @@ def reasons(selected: dict[str, Any]) -> list[str]:
 def engine_of(chosen: str, build: Path) -> Path:
     """Return the chosen engine's file; `ValueError` where its bytes are others than those built."""
     backend = chosen.split("-")[0]
-    facts = json.loads((build / backend / "build.json").read_text())["engines"].get(chosen)
+    built = build / backend / "build.json"
+    facts = json.loads(built.read_text())["engines"].get(chosen) if built.exists() else None
     if facts is None:
         raise ValueError(f"{build / backend / 'build.json'}: no engine '{chosen}'; run the build stage again")
     engine = build / backend / facts["file"]

@@ -66,7 +66,7 @@ def train(
     with atomic.folder(curves) as drawn:
         for name in ("curves.csv", "curves.png"):
             shutil.copyfile(folder / name, drawn / name)
-    atomic.write_json(metrics, {**verdict, "fingerprint": mark})
+    atomic.write_json(metrics, {**verdict, "seed": seed, "fingerprint": mark})
     with atomic.folder(out) as finished:
         shutil.copyfile(weights, finished / "weights.safetensors")
         # what rebuilds the network, and nothing that merely varies: equal weights leave all later stages fresh
@@ -147,27 +147,13 @@ def fit(
     )
     resume(trainer, learner, judge, folder, batches, validation)
     pictures.curves(folder / "curves.png", judge.rows, knobs["target"], problem.METRIC)
-    verdict = {
-        "target": knobs["target"],
-        "reached": judge.seconds_to_target is not None,
+    facts = {"n": spec["counts"]["validation"], "parameters": sum(p.numel() for p in network.parameters())}
+    ran = {"precision_ran": trainer.precision, "against_float32": health.compared, "device": device}
+    return judge.verdict() | {
         "metric": problem.METRIC,
-        "value": judge.best["validation"],
-        "low": judge.best["low"],
-        "high": judge.best["high"],
-        "n": spec["counts"]["validation"],
-        "epochs": len(judge.rows),
-        "seconds_to_target": judge.seconds_to_target,
-        "seconds": judge.rows[-1]["seconds"],
-        "resumes": judge.resumes,
-        "samples_per_epoch": judge.rows[-1]["samples"],
-        "parameters": sum(p.numel() for p in network.parameters()),
+        **facts,
         "precision_asked": knobs["precision"],
-        "precision_ran": trainer.precision,
-        "against_float32": health.compared,
-        "device": device,
-        "seed": knobs["seed"],
-    }
-    return verdict, judge.weights
+    } | ran, judge.weights
 
 
 def resume(trainer: Any, learner: Any, judge: Any, folder: Path, batches: Any, validation: Any) -> None:

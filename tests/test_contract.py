@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.command import signature
+from tasks.command import knobs, signature
+from tasks.workload import FOLDERS
 from tests.miniature import ROOT
 
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -20,16 +21,16 @@ STAGES: dict[str, dict[str, Any]] = {name: entry.get("do", entry) for name, entr
 FLOWS_KNOBS = {"deploy"}  # sections read by a flow, not by a stage
 # Code that every stage uses and that shapes no output: finding modules, writing whole files, drawing.
 NEUTRAL = {"tasks/command.py", "tasks/settings.py", "tasks/atomic.py", "tasks/workload.py", "tasks/pictures.py"}
-NEUTRAL |= {"tasks/__init__.py", "tasks/backends/__init__.py"}
-COPIED = {"package": {"tasks/workloads/image/preprocess.py"}}  # into the model repository, as a file
-MODALITY_PARTS = {"source", "preprocess", "augment"}
+NEUTRAL |= {"tasks/__init__.py", "tasks/backends/__init__.py", "tasks/params.py", "tasks/guard.py"}
+COPIED = {"package": {"tasks/modalities/image/preprocess.py"}}  # into the model repository, as a file
+MODALITY_PARTS = FOLDERS["modalities"]
 FACTS = {"pipeline", "workload", "backends", "params"}
 
 
 def filled(text: str, backend: str = "onnxruntime") -> str:
     """Fill dvc.yaml's placeholders in for the shipped pipeline."""
     values = {"key": "fashion", "item.pipeline": "fashion", "item.backend": backend, "item.modality": BLOCK["modality"]}
-    values["item.problem"] = BLOCK["problem"]
+    values |= {"item.problem": BLOCK["problem"], "item.model": BLOCK["model"]}
     return re.sub(r"\$\{(.*?)\}", lambda match: values[match[1]], text)
 
 
@@ -59,14 +60,13 @@ def test_a_stage_has_one_name(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_knobs_are_the_section_and_have_no_default(stage: str) -> None:
-    _, knobs = signature(function(stage))
-    assert sorted(knobs) == sorted(BLOCK.get(stage, {}))
+    assert knobs(function(stage), "fashion", BLOCK) is not None  # every one is there, and none besides
     defaults = function(stage).__kwdefaults__
     assert not defaults, f"{stage}: a knob's value has one home, params.yaml"
 
 
 def test_every_section_belongs_to_a_stage_or_a_flow() -> None:
-    assert set(BLOCK) - {"modality", "problem"} <= set(STAGES) | FLOWS_KNOBS
+    assert set(BLOCK) - {"modality", "problem", "model"} <= set(STAGES) | FLOWS_KNOBS
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -83,9 +83,9 @@ def test_every_path_of_a_command_is_declared(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_params_are_those_handed_over(stage: str) -> None:
-    wiring, knobs = signature(function(stage))
+    wiring, names = signature(function(stage))
     declared = {filled(name) for name in STAGES[stage].get("params", [])}
-    expected = {f"pipelines.fashion.{stage}"} if knobs else set()
+    expected = {f"pipelines.fashion.{stage}"} if names else set()
     expected |= {"backends"} if "backends" in wiring else set()
     expected |= {"pipelines.fashion"} if "params" in wiring else set()
     assert declared == expected
@@ -104,6 +104,8 @@ def test_data_comes_from_a_stage_written_upstream_first(stage: str) -> None:
 def test_the_list_of_code_is_complete_and_no_longer(stage: str) -> None:
     listed = {path for path in paths(stage, "deps") if path.endswith(".py")}
     expected = closure(f"tasks/{stage}.py", "backend" in signature(function(stage))[0])
+    if stage == "train":  # an import may stand in its place, and needs its code, too
+        expected |= closure("tasks/imported.py", False) - {"tasks/imported.py"}
     assert listed == expected | COPIED.get(stage, set())
 
 
@@ -121,15 +123,14 @@ def closure(start: str, one_backend: bool) -> set[str]:
 
 
 def reached(tree: ast.AST) -> list[str]:
-    """Return the files that a module names: `from tasks.x import y`, `from tasks import x`, `part(workload, "x")`."""
+    """Return the files that a module names: in imports, in `part(workload, "x")` and in `Typed("x", ...)`."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tasks"):
             names += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "part":
-            role = ast.literal_eval(node.args[1])
-            middle = "image" if role in MODALITY_PARTS else "image.classification"
-            names.append(f"tasks.workloads.{middle}.{role}")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("part", "Typed"):
+            role = ast.literal_eval(node.args[1 if node.func.id == "part" else 0])
+            names.append(f"tasks.{'modalities.image' if role in MODALITY_PARTS else 'problems.classification'}.{role}")
     files = [name.replace(".", "/") + ".py" for name in names]
     return [file for file in files if (ROOT / file).is_file()]
 
@@ -137,8 +138,7 @@ def reached(tree: ast.AST) -> list[str]:
 def test_the_fingerprint_of_a_training_covers_the_code_that_dvc_watches() -> None:
     from tasks.train import code
 
-    listed = {path for path in paths("train", "deps") if path.endswith(".py")}
-    assert {str(path.relative_to(ROOT)) for path in code("image/classification")} == listed
+    assert {str(path.relative_to(ROOT)) for path in code("image/classification")} == closure("tasks/train.py", False)
 
 
 def test_every_output_is_ignored_by_git_but_the_portable_metrics() -> None:

@@ -10,7 +10,8 @@ import pytest
 from tests.miniature import ROOT
 
 SOURCES = sorted(path for folder in ("tasks", "flows", "infra") for path in (ROOT / folder).rglob("*.py"))
-INNER = {"tasks": ("flows",), "tasks/workloads": ("flows", "tasks.backends"), "tasks/backends": ("flows", "tasks.")}
+INNER = {"tasks": ("flows",), "tasks/backends": ("flows", "tasks.")}
+INNER |= {f"tasks/{folder}": ("flows", "tasks.backends") for folder in ("modalities", "problems")}
 
 
 def tool(*words: str) -> subprocess.CompletedProcess[str]:

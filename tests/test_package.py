@@ -27,6 +27,7 @@ SPEC = {
     "mean": [1.0, 2.0, 3.0],
     "std": [4.0, 5.0, 6.0],
     "counts": {"test": 4},
+    "shape": [3, 8, 8],
 }
 MAX_BATCH_SIZE = 16
 
@@ -56,7 +57,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     prepare, build, select = tmp_path / "prepare", tmp_path / "build", tmp_path / "select.json"
     write_json(prepare / "spec.json", SPEC)
     with tarfile.open(prepare / "golden.tar", "w") as tar:
-        member = tarfile.TarInfo("0000.image")
+        member = tarfile.TarInfo("0000.sample")
         member.size = 3
         tar.addfile(member, io.BytesIO(b"png"))
     tensors = {"input": np.zeros((1, 3, 8, 8), np.float32), "label": np.array([1])}

@@ -145,12 +145,21 @@ def test_a_curve_rewritten_by_a_resumed_training_replaces_the_live_run(
     assert json.loads(asked["out"].read_text())["model_version"] is None
 
 
-def test_a_live_run_is_taken_up_again_and_others_are_closed(store: Path) -> None:
+def test_a_live_run_that_failed_says_why_and_is_taken_up_again(store: Path) -> None:
     first, other = mirror.open_live_run("live", "1" * 64), mirror.open_live_run("live", "2" * 64)
     client = mirror.new_client()
-    assert client.get_run(first).info.status == "KILLED"
-    assert mirror.open_live_run("live", "1" * 64) == first
-    assert client.get_run(first).info.status == "RUNNING" and client.get_run(other).info.status == "KILLED"
+    mirror.end_live_run(first, "FAILED", "the loss is nan at step 7")
+    failed = client.get_run(first)
+    assert failed.info.status == "FAILED" and failed.data.tags[mirror.FAILURE] == "the loss is nan at step 7"
+    assert mirror.open_live_run("live", "1" * 64) == first != other
+    again = client.get_run(first)
+    assert again.info.status == "RUNNING" and mirror.FAILURE not in again.data.tags
+    assert client.get_run(other).info.status == "RUNNING", "it may be another machine's"
+
+
+def test_a_run_that_is_finished_stays_so(recorded: SimpleNamespace) -> None:
+    mirror.end_live_run(recorded.live, "KILLED", "too late")
+    assert mirror.new_client().get_run(recorded.live).info.status == "FINISHED"
 
 
 def test_an_emptied_store_heals(
@@ -170,7 +179,7 @@ def test_heal_records_what_the_stage_in_dvc_yaml_would(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = inputs(tmp_path / "healed") | {"pipeline": "healed"}
-    block = PARAMS | {"modality": "image", "problem": "classification"}
+    block = PARAMS | {"modality": "image", "problem": "classification", "model": "train"}
     write(tmp_path / "params.yaml", {"backends": asked["backends"], "pipelines": {"healed": block}})
     paths = {name: path for name, path in asked.items() if isinstance(path, Path)}
     wiring = " ".join(f"--{name.replace('_', '-')} {path.relative_to(tmp_path)}" for name, path in paths.items())
