@@ -54,7 +54,7 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
             fresh = graph.is_fresh(name)
             with mirrored(pipeline, watch=not fresh):
                 state = stage(name, fresh, return_state=True)
-            seconds = state.result()
+                seconds = state.result()
             if state.name != "Cached":
                 computing += seconds
                 executed.append(name)

@@ -20,7 +20,7 @@ class TritonPythonModel:
 
     def initialize(self, args):
         """Load the engine, with as many threads as the model's configuration says."""
-        folder = Path(__file__).parent
+        folder = Path(os.path.relpath(Path(__file__).parent))  # this server's Python can hand on ASCII paths only
         self.classes = json.loads((folder / "spec.json").read_text())["classes"]
         threads = int(json.loads(args["model_config"])["parameters"]["threads"]["string_value"])
         self.predict = backend.load(folder / f"engine{backend.SUFFIX}", threads)

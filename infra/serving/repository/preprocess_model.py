@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import preprocess
 import triton_python_backend_utils as pb
+from nvidia.dali._utils import dali_trace
+
+# This server's Python knows ASCII paths only: DALI, noting which lines made an operator, would die in a folder named ü.
+dali_trace.set_tracing(enabled=False)
 
 
 class TritonPythonModel:
