@@ -60,16 +60,17 @@ def dispatch(arguments: argparse.Namespace) -> int:
 def run_pipeline(pipeline: str) -> int:
     """Start what is not up, bring the pipeline up to date, deploy it, and print the table."""
     begun = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell ignores Ctrl-C for what it starts in the background
+        signal.signal(number, signal.default_int_handler)
     for name, value in addresses.inherited().items():
         terminal.say(f"using {name}={without_credentials(value)}")
     stages = graph.preview(pipeline)
     try:
         with turn.taken(pipeline):
-            terminal.say(f"{pipeline}: {stages} stages, then the deploy; what is fresh is not run again")
+            terminal.paragraph(f"{pipeline}: {stages} stages, then the deploy; what is fresh is not run again")
             result = conduct(pipeline)
     except KeyboardInterrupt:
-        terminal.say("interrupted; finished stages are kept, training goes on at its last checkpoint")
+        terminal.paragraph("interrupted; finished stages are kept, training goes on at its last checkpoint")
         return INTERRUPTED
     terminal.say()
     terminal.say(terminal.table(result["selection"]["rows"]))
@@ -83,7 +84,7 @@ def conduct(pipeline: str) -> dict[str, Any]:
     every = services.known()
     started = services.start(every)
     if started:
-        terminal.say(f"starting {', '.join(started)} (logs: {services.LOGS})")
+        terminal.paragraph(f"starting {', '.join(started)} (logs: {services.LOGS})")
     graph.settle(Path.cwd())
     from flows.pipeline import run
     from flows.stage import StageFailed
@@ -104,7 +105,7 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     if "refused" in receipt:
         terminal.say("refused by a gate; what was live before serves on:")
         for reason in receipt["refused"]:
-            terminal.say(f"  - {reason}")
+            terminal.paragraph(f"  - {reason}")
         terminal.say(stages)
         return REFUSED
     from flows.deploy import example

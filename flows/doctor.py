@@ -10,7 +10,7 @@ import yaml
 
 from flows import checkout, listeners, machine
 from flows.finding import Finding
-from flows.terminal import WIDTH, say
+from flows.terminal import say, width
 
 AREAS: dict[str, Callable[[], list[Finding]]] = {
     "versions": checkout.versions,
@@ -72,4 +72,4 @@ def entry(finding: Finding, with_remedy: bool) -> Iterator[str]:
 
 def wrapped(text: str, head: str, indent: str) -> list[str]:
     """Return a text as lines that fit the terminal."""
-    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(text, width(), initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)

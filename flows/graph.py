@@ -1,5 +1,6 @@
 """What DVC knows: the stages of a pipeline in order, and which of them are stale."""
 
+import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,23 @@ class Graph:
         """Tell whether a stage's outputs, dependencies and knobs are all as dvc.lock says."""
         return not self.repo.status(targets=[stage])
 
+    def foreign(self, stage: str) -> str | None:
+        """Say why a stage that DVC calls fresh counts nothing on this machine; None where it counts."""
+        return foreign(self.repo, stage)
+
     def close(self) -> None:
         """Let go of DVC's files."""
         self.repo.close()
+
+
+def foreign(repo: Any, stage: str) -> str | None:
+    """Ask a stage's module, where it has an opinion, whether its output is about this machine."""
+    tell = getattr(importlib.import_module(f"tasks.{stage.partition('@')[0]}"), "foreign", None)
+    if tell is None:
+        return None
+    out = next(each for each in repo.index.stages if each.addressing == stage).outs[0]
+    reason: str | None = tell(Path(out.fs_path)) if out.exists else None
+    return reason
 
 
 def preview(pipeline: str) -> int:

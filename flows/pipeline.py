@@ -51,9 +51,10 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
     graph = Graph(pipeline)
     try:
         for name in graph.stages():
-            fresh = graph.is_fresh(name)
+            foreign = graph.foreign(name)
+            fresh = foreign is None and graph.is_fresh(name)
             with mirrored(pipeline, watch=not fresh):
-                state = stage(name, fresh, return_state=True)
+                state = stage(name, fresh, foreign is not None, return_state=True)
                 seconds = state.result()
             if state.name != "Cached":
                 computing += seconds

@@ -25,16 +25,16 @@ class StageFailed(Exception):
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{name}")
-def stage(name: str, fresh: bool) -> State[float]:
+def stage(name: str, fresh: bool, force: bool) -> State[float]:
     """Let DVC bring one stage up to date; the state's result is the seconds of the stage's own computing.
 
-    A fresh stage starts no process and ends as Cached.
+    A fresh stage starts no process and ends as Cached; `force` runs one that DVC would leave as it is.
     """
     if fresh:
         terminal.outcome(name, "fresh", "")
         return Completed(name="Cached", message="DVC: nothing it depends on has changed", data=0.0)
     started = time.monotonic()
-    seconds, last = run(name)
+    seconds, last = run(name, force)
     if seconds is None:
         terminal.outcome(name, "restored", "from DVC's run cache")
         return Completed(name="Cached", message="DVC: restored from its run cache", data=0.0)
@@ -42,13 +42,13 @@ def stage(name: str, fresh: bool) -> State[float]:
     return Completed(message=last, data=seconds)
 
 
-def run(name: str) -> tuple[float | None, str]:
+def run(name: str, force: bool) -> tuple[float | None, str]:
     """Run `dvc repro` for one stage; return the stage's own seconds (None where it did not run) and its last line."""
     log, log_path = get_run_logger(), services.log_file(name.replace("@", "-"))
     seconds, last = None, ""
     with log_path.open("w") as noise:
         child = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", name],
+            [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", *["--force"] * force, name],
             env=os.environ | {"PREFECT__FLOW_RUN_ID": str(flow_run.id), CONDUCTOR: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

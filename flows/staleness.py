@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flows.graph import Graph
+from flows.graph import Graph, foreign
 
 WORDS = {"deleted": "missing", "modified": "changed", "new": "new in dvc.yaml", "not in cache": "not in DVC's cache"}
 ABSENT = "absent"
-KINDS = ("never ran", "knob", "data", "code", "output", "command", "dvc")
+KINDS = ("never ran", "knob", "data", "code", "output", "command", "machine", "dvc")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ def standing(repo: Any, stage: str, found: dict[str, Standing]) -> Standing:
 def reasons(repo: Any, stage: str) -> list[Reason]:
     """Return everything that DVC holds against a stage; nothing where it is fresh."""
     parts = repo.status(targets=[stage]).get(stage, [])
-    known = entry(repo, stage)
+    known, elsewhere = entry(repo, stage), foreign(repo, stage)
     found = [reason for part in parts for reason in explain(repo, known, part)]
+    found += [Reason("machine", "", elsewhere)] if elsewhere else []
     if parts and not any(each.hash_info for each in (*known.deps, *known.outs)):
         missing = [each for each in found if each.kind in ("data", "code") and each.detail == WORDS["deleted"]]
         return [Reason("never ran"), *missing]

@@ -90,8 +90,8 @@ def tools_page(facts: dict[str, Any]) -> list[str]:
 
 def wrapped(head: str, text: str) -> list[str]:
     """Return a line, or several where it is wider than the terminal; nothing is cut off."""
-    width = max(terminal.WIDTH, len(head) + 20)
-    lines = textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    room = max(terminal.width(), len(head) + 20)
+    lines = textwrap.wrap(text, room, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
     return [line.rstrip() for line in lines or [head]]
 
 

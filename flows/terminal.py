@@ -1,11 +1,19 @@
 """What people see of a run: one line a stage, one progress line at most every 5 s, the table; 80 columns."""
 
+import shutil
 import textwrap
 import time
 from typing import Any
 
-WIDTH = 80
+WIDTH, NARROWEST = 80, 60
 PROGRESS_S = 5.0
+COLUMNS = {  # of the table: room, key of a row, format
+    "accuracy": (9, "accuracy", ".4f"),
+    "p50 ms": (8, "p50_ms", ".3f"),
+    "p99 ms": (8, "p99_ms", ".3f"),
+    "images/s": (9, "images_per_s", ",.0f"),
+    "MB": (6, "size_bytes", ".2f"),
+}
 _shown = 0.0
 _pending: dict[str, str] = {}  # stage: its latest line, not printed yet
 
@@ -15,14 +23,19 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def width() -> int:
+    """Return how many columns to fill: 80, or what a narrower terminal has."""
+    return max(NARROWEST, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
 def paragraph(text: str) -> None:
     """Print a sentence of any length, wrapped to the terminal's width."""
-    say("\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)))
+    say("\n".join(textwrap.wrap(text, width(), subsequent_indent="  ", break_on_hyphens=False)))
 
 
 def fit(text: str) -> str:
     """Cut a line to the terminal's width."""
-    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+    return text if len(text) <= width() else text[: width() - 1] + "…"
 
 
 def outcome(stage: str, took: str, message: str) -> None:
@@ -50,21 +63,28 @@ def progress(stage: str, message: str) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the engines' table: accuracy, latency at batch 1, throughput, size, verdict; reasons below it."""
-    lines = [f"{'engine':<18}{'accuracy':>9}{'p50 ms':>8}{'p99 ms':>8}{'images/s':>9}{'MB':>6}  verdict"]
+    """Return the engines' table: accuracy, latency at batch 1, throughput, size, verdict; reasons below it.
+
+    A terminal of less than 80 columns gets fewer.
+    """
+    columns = COLUMNS if width() == WIDTH else {name: COLUMNS[name] for name in ("accuracy", "p50 ms")}
+    lines = [f"{'engine':<18}" + "".join(f"{name:>{room}}" for name, (room, _, _) in columns.items()) + "  verdict"]
     notes = []
     for row in rows:
-        size = f"{row['size_bytes'] / 1e6:.2f}" if row["size_bytes"] else "-"
-        if "not_measured" in row:
-            cells, verdict = f"{'-':>9}{'-':>8}{'-':>8}{'-':>9}", "built, not run here"
-            notes.append(f"{row['engine']}: {row['verdict']}")
-        else:
-            cells = f"{row['accuracy']:>9.4f}{row['p50_ms']:>8.3f}{row['p99_ms']:>8.3f}{row['images_per_s']:>9,.0f}"
-            verdict = row["verdict"]
-            if len(verdict) > 20:
-                notes.append(f"{row['engine']}: {verdict}")
-                verdict = "refused"
-        lines.append(f"{row['engine']:<18}{cells}{size:>6}  {verdict}")
+        verdict = row["verdict"]
+        if "not_measured" in row or len(verdict) > 20:
+            notes.append(f"{row['engine']}: {verdict}")
+            verdict = "built, not run here" if "not_measured" in row else "refused"
+        cells = "".join(cell(row, *column) for column in columns.values())
+        lines.append(f"{row['engine']:<18}{cells}  {verdict}")
     for note in notes:
-        lines += textwrap.wrap(note, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        lines += textwrap.wrap(note, width(), initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines)
+
+
+def cell(row: dict[str, Any], room: int, key: str, form: str) -> str:
+    """Return one number of the table, or a dash for what was not measured."""
+    value = row.get(key)
+    if value is None:
+        return f"{'-':>{room}}"
+    return f"{format(value / 1e6 if key == 'size_bytes' else value, form):>{room}}"

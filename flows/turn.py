@@ -90,7 +90,7 @@ def interrupt() -> str | None:
     if found is None:
         return None
     run = psutil.Process(found["pid"])
-    run.send_signal(signal.SIGINT)
+    run.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while lives(run) and holder() is not None and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -74,12 +74,12 @@ def fitted(content: bytes, spec: dict[str, Any], source: str) -> bytes:
 
     try:
         model = onnx.load_model_from_string(content)
+        if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
+            raise ValueError(f"{source}: its weights lie in other files; save it as one (save_as_external_data=False)")
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError) as error:
         raise ValueError(f"{source}: no valid ONNX model: {str(error).splitlines()[0]}") from None
     graph = model.graph
-    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in graph.initializer):
-        raise ValueError(f"{source}: its weights lie in other files; save it as one (save_as_external_data=False)")
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(graph.output) != 1:

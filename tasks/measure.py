@@ -98,6 +98,12 @@ def summary(singles: list[float], rates: list[float], threads: int, batch: int) 
     }
 
 
+def foreign(out: Path) -> str | None:
+    """Say on which other machine a measurement was taken; None where it was this one: timings are no one else's."""
+    taken = json.loads(out.read_text())["machine"]
+    return None if taken == machine(taken["threads"]) else f"measured on another machine: {taken['cpu']}"
+
+
 def machine(threads: int) -> dict[str, Any]:
     """Return what a timing depends on: CPU, instruction sets, cores, threads."""
     info = Path("/proc/cpuinfo")

@@ -51,7 +51,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if not any("ran" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
         yield Future()
         return
-    folder = tmp_path_factory.mktemp("whole path") / "copy"
+    folder = tmp_path_factory.mktemp("whole päth") / "copy"
     folder.mkdir()
     miniature.copy(folder)
     system = Miniature(folder, miniature.environment(folder), "")

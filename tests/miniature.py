@@ -67,6 +67,16 @@ def dataset(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
+def drop(folder: Path, count: int, seed: int = 1) -> None:
+    """Put new labelled pictures where people put them: `folder/<class>/`."""
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        label = number % len(CLASSES)
+        path = folder / CLASSES[label] / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw(generator, label)).save(path)
+
+
 def copy(to: Path) -> Path:
     """Copy the checkout's files (as git lists them), with miniature knobs; return the copy."""
     listed = subprocess.run(

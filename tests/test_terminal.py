@@ -27,6 +27,16 @@ def test_the_table_fits_80_columns_and_keeps_every_reason() -> None:
     assert "max_accuracy_drop 0.0050 (n=10000)" in table and "no GPU" in table
 
 
+def test_60_columns_are_enough(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    row = {"accuracy": 0.9123, "p50_ms": 123.456, "p99_ms": 999.9, "images_per_s": 123456.7, "size_bytes": 5_000_000}
+    rows = [{"engine": "tensorrt_rtx-fp32", "verdict": "built, not run here" * 4, "not_measured": "no GPU"}]
+    terminal.say(terminal.table([*rows, {"engine": "onnxruntime-int8", "verdict": "less throughput", **row}]))
+    terminal.outcome("build@fashion-tensorrt_rtx", "1234.5 s", "word " * 40)
+    terminal.paragraph("a sentence of many words " * 10)
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 60
+
+
 def test_stage_lines_fit(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.outcome("build@fashion-tensorrt_rtx", "1234.5 s", "word " * 40)
     line = capsys.readouterr().out.rstrip("\n")

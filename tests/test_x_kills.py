@@ -1,6 +1,5 @@
 """Killed, interrupted, twice at once: what is left is true, nobody lives on, and the next run goes on where it was."""
 
-import json
 import re
 import shutil
 import signal
@@ -17,20 +16,22 @@ import yaml
 from tests.conftest import Miniature
 from tests.test_run import ask
 
-SLOW = {"target": 0.9999, "schedule_epochs": 15, "max_epochs": 30}
+SLOW = {"target": 0.9999, "schedule_epochs": 20, "max_epochs": 45}  # out of reach: nothing of it goes live
+
+
+SHIPPED: list[str] = []  # params.yaml as the copy has it
 
 
 @pytest.fixture(scope="module")
 def slow(ran: Miniature) -> Iterator[Miniature]:
     """Give training so much to do that it can be killed in mid-course."""
-    params, lock = ran.folder / "params.yaml", ran.folder / "dvc.lock"
-    before = params.read_text(), lock.read_text()
-    content = yaml.safe_load(before[0])
+    params = ran.folder / "params.yaml"
+    SHIPPED[:] = [params.read_text()]
+    content = yaml.safe_load(SHIPPED[0])
     content["pipelines"]["fashion"]["train"] |= SLOW
     params.write_text(yaml.safe_dump(content, sort_keys=False))
     yield ran
-    params.write_text(before[0])
-    lock.write_text(before[1])
+    params.write_text(SHIPPED[0])
 
 
 class Run:
@@ -120,23 +121,25 @@ def test_a_second_run_waits_for_the_first_and_is_refused_in_the_end_and_a_killed
     assert mlflow_runs(slow)[0]["info"]["status"] == "FAILED" and "train@fashion" in failure(mlflow_runs(slow)[0])
 
 
-def test_without_dvc_the_trainer_does_not_live_on(slow: Miniature) -> None:
+def test_the_next_run_goes_on_and_without_dvc_its_trainer_does_not_live_on(slow: Miniature) -> None:
+    before = checkpoints(slow)[-1]
     run = Run(slow)
     family = run.training()
     family["dvc"].send_signal(signal.SIGKILL)
     until(lambda: gone(family["trainer"]), 12)
     code, said = run.end()
     assert code != 0 and "DVC was ended by SIGKILL" in said
+    log = (slow.folder / ".state/logs/train-fashion.log").read_text()
+    assert re.search(r"going on after \d+ s of training, from step \d+", log), log
+    assert checkpoints(slow)[-1] > before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_within_ten_seconds_and_every_tool_says_so(
-    slow: Miniature, number: signal.Signals
-) -> None:
+def test_a_signal_ends_the_run_within_ten_seconds_and_every_tool_says_so(slow: Miniature) -> None:
+    """Ctrl-C and SIGTERM take the same way."""
     run = Run(slow)
     family = run.training()
     begun = time.monotonic()
-    family["cli"].send_signal(number)
+    family["cli"].send_signal(signal.SIGTERM)
     code, said = run.end()
     assert time.monotonic() - begun < 10
     assert code != 0 and "interrupted" in said and "Traceback" not in said
@@ -151,33 +154,24 @@ def test_a_signal_ends_the_run_within_ten_seconds_and_every_tool_says_so(
     assert mlflow_runs(slow)[0]["info"]["status"] == "KILLED"
 
 
-def test_after_a_kill_of_everything_the_next_run_tells_the_truth_and_goes_on(slow: Miniature) -> None:
+def test_after_a_kill_of_everything_the_next_run_tells_the_truth_and_mends_what_is_torn(slow: Miniature) -> None:
+    """The knobs are back, too: everything comes from DVC's run cache, and nothing is recorded twice."""
     run = Run(slow)
     family = run.training()
     for each in (psutil.Process(run.process.pid), *family.values()):
         each.send_signal(signal.SIGKILL)
     run.process.wait()
     assert prefect_states(slow)[0] == "RUNNING" and mlflow_runs(slow)[0]["info"]["status"] == "RUNNING"
+    lock = slow.folder / "dvc.lock"
+    (slow.folder / "params.yaml").write_text(SHIPPED[0])
     (slow.folder / ".dvc/tmp/rwlock").write_text('{"torn')
-    content = (slow.folder / "dvc.lock").read_bytes()
-    (slow.folder / "dvc.lock").write_bytes(content[: len(content) // 2])
-    done = slow.shell("make run")
-    assert done.returncode == 0, done.stdout
+    lock.write_bytes(lock.read_bytes()[: lock.stat().st_size // 2])
+    done = slow.shell("python -m flows.cli run")
+    assert done.returncode == 0 and "0 stages ran" in done.stdout, done.stdout
     assert "closed the run of fashion that was killed" in done.stdout
     assert ".dvc/tmp/rwlock" in done.stdout and "dvc.lock" in done.stdout and ".state/backup" in done.stdout
     assert "CRASHED" in prefect_states(slow) and "RUNNING" not in prefect_states(slow)
-    verdict = json.loads((slow.folder / "metrics/train/fashion.json").read_text())
-    assert verdict["resumes"] >= 1 and verdict["epochs"] == SLOW["max_epochs"]
-    runs = mlflow_runs(slow)
-    assert {each["info"]["status"] for each in runs} == {"FINISHED"}, "the run that followed all this became the record"
-    assert not failure(runs[0])
-    assert not checkpoints(slow)
+    states = [each["info"]["status"] for each in mlflow_runs(slow)]
+    assert sorted(states) == ["FINISHED", "KILLED"], "the recorded run, and the training that nobody went on with"
     assert not list((slow.folder / ".state/runs").iterdir())
-
-
-def test_the_copy_is_as_it_was(ran: Miniature) -> None:
-    """The knobs are back: everything comes from DVC's run cache, and nothing is recorded twice."""
-    done = ran.shell("make run")
-    assert done.returncode == 0 and "0 stages ran" in done.stdout, done.stdout
-    assert len(mlflow_runs(ran)) == 2
-    shutil.rmtree(ran.folder / ".state/backup")
+    shutil.rmtree(slow.folder / ".state/backup")

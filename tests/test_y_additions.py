@@ -1,4 +1,4 @@
-"""The house proves itself: another modality, a model of others and a backend come in without an edit of what is there."""
+"""The house proves itself: a modality, others' model and a backend come in without an edit of what is there."""
 
 import hashlib
 import json

@@ -1,6 +1,8 @@
 """Read labelled images: the raw files of a data set, and folders of files that people drop."""
 
 import io
+import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.modalities.image import formats
+
 IDX_SPLITS = {"train": "train", "test": "t10k"}
-LARGEST_PIXELS = 64_000_000
+LARGEST_BYTES = 4 * formats.LARGEST_PIXELS + 1_000_000
+THUMBNAIL = 96  # pixels of the longer side
 
 
 Channel = Annotated[float, Field(ge=0, le=255)]
@@ -79,14 +84,43 @@ class Sample:
 
 
 def read(raw: Path, incoming: Path, classes: list[str]) -> Iterator[Sample]:
-    """Yield every sample of the data set, then every file in `incoming/<class>/`; hidden files are passed over."""
+    """Yield every sample of the data set, then every file in `incoming/<class>/`; hidden ones are passed over."""
     for split, prefix in IDX_SPLITS.items():
         yield from read_idx(raw, split, prefix)
+    home = incoming.resolve()
     for path in sorted(incoming.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            folder = path.parent.name
-            label = classes.index(folder) if folder in classes else None
-            yield Sample(f"incoming/{path.relative_to(incoming)}", "train", path.read_bytes(), label)
+        inside = path.relative_to(incoming)
+        problem = obstacle(path, home)
+        if any(part.startswith(".") for part in inside.parts) or (problem is None and path.is_dir()):
+            continue
+        label = classes.index(path.parent.name) if path.parent.name in classes else None
+        data = b"" if problem else path.read_bytes()
+        yield Sample(f"incoming/{printable(inside)}", "train", data, label, problem=problem)
+
+
+def obstacle(path: Path, home: Path) -> str | None:
+    """Say why a path below `home` can't be read as a file, None where it can and for a folder; a pipe is not opened."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return "a link that leads nowhere" if path.is_symlink() else f"can't be read: {error.strerror}"
+    if path.is_symlink() and not path.resolve().is_relative_to(home):
+        return "a link that leads outside; put the file itself here"
+    if stat.S_ISDIR(found.st_mode):
+        if path.is_symlink():
+            return "a link to a folder; put the files themselves here"
+        return None if os.access(path, os.R_OK | os.X_OK) else "a folder that may not be opened"
+    if not stat.S_ISREG(found.st_mode):
+        return "no file but a pipe, a socket or a device"
+    if found.st_size > LARGEST_BYTES:
+        return f"{found.st_size:,} bytes, more than any image that may be used ({LARGEST_BYTES:,})"
+    return None if os.access(path, os.R_OK) else "may not be read; change its permissions"
+
+
+def printable(path: Path) -> str:
+    """Return a path in characters that can be printed and stored; the others as escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_idx(raw: Path, split: str, prefix: str) -> Iterator[Sample]:
@@ -113,22 +147,10 @@ def encode(pixels: Any) -> bytes:
 
 
 def decode(data: bytes, input: Input) -> Any:
-    """Decode one file fully, as a check: HW (grey) or HWC (RGB) uint8; `ValueError` says why it can't be used."""
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > LARGEST_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels, over the limit of {LARGEST_PIXELS}")
-            return np.asarray(image.convert("L" if input.channels == 1 else "RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"can't be decoded: {type(error).__name__}") from error
+    """Decode one file fully, to the pixels that DALI makes of it; `ValueError` says why it can't be used."""
+    return formats.decode(data, input.channels)
 
 
 def picture(data: bytes, input: Input) -> Any:
-    """Return a sample as people look at it, uint8 HW or HWC; None where it can't be shown."""
-    try:
-        return decode(data, input)
-    except ValueError:
-        return None
+    """Return a file in small, used or rejected, uint8 HW or HWC; None where it can't be shown cheaply."""
+    return formats.picture(data, input.channels, THUMBNAIL)

@@ -1,0 +1,52 @@
+"""The schedule by itself: nothing new is said; new data is trained on and goes live."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import miniature
+from tests.conftest import Miniature
+from tests.test_run import ask
+
+EVERY_15_S = "* * * * * */15"  # seconds come last
+
+
+@pytest.fixture(scope="module")
+def scheduled(ran: Miniature) -> Iterator[Miniature]:
+    """Serve the deployment with a short cron."""
+    ran.shell("make down")
+    done = ran.shell(f"ENGINEWORKS_CRON='{EVERY_15_S}' make up")
+    assert done.returncode == 0, done.stdout
+    yield ran
+    ran.shell("make down")
+
+
+def next_state(system: Miniature, after: set[str], timeout_s: float) -> tuple[dict[str, Any], set[str]]:
+    """Wait for a scheduled run that is not known yet to end; return its state and the runs known now."""
+    api, deadline = f"{system.url('PREFECT')}/api", time.monotonic() + timeout_s
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
+    while time.monotonic() < deadline:
+        runs = [run for run in ask(f"{api}/flow_runs/filter", wanted) if run["deployment_id"]]
+        new = [run for run in runs if run["id"] not in after]
+        if new:
+            return min(new, key=lambda run: run["start_time"])["state"], {run["id"] for run in runs}
+        time.sleep(0.5)
+    raise AssertionError("no scheduled run came to an end")
+
+
+def test_the_schedule_says_nothing_new_and_takes_in_new_data_by_itself(scheduled: Miniature) -> None:
+    live = scheduled.folder / ".state/triton/live/fashion.json"
+    before = json.loads(live.read_text())
+    state, known = next_state(scheduled, set(), 90)
+    assert (state["name"], state["message"]) == ("Completed", "nothing new")
+    miniature.drop(scheduled.folder / "data/incoming/fashion", count=40)
+    while state["message"] == "nothing new":  # one may have begun before the files were there
+        state, known = next_state(scheduled, known, 150)
+    assert state["name"] == "Deployed", state
+    after = json.loads(live.read_text())
+    assert after["version"] > before["version"] and after["sha256"] != before["sha256"]
+    report = json.loads((scheduled.folder / "data/prepare/fashion/report.json").read_text())
+    assert report["seen"] == 2040 == sum(report["used"].values())
