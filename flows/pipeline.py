@@ -28,6 +28,7 @@ def run(pipeline: str = "fashion") -> State[dict[str, Any]]:
     with turn.taken(pipeline), ownership.owned(str(flow_run.id), pipeline):
         for line in ownership.close_orphans():
             terminal.say(line)
+        Path("data", "incoming", pipeline).mkdir(parents=True, exist_ok=True)  # DVC wants a new pipeline's to be there
         computing, executed = conduct(pipeline)
         from tasks.record import heal
 

@@ -112,6 +112,7 @@ def spawn(service: Service) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell had it ignored
         )
     mark = {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
     (PIDS / f"{service.name}.json").write_text(json.dumps(mark))

@@ -128,7 +128,7 @@ def test_select_takes_the_best_that_keeps_its_accuracy(
     gone = {name: {"not_measured": "no GPU"} for name in ("tensorrt_rtx-fp32", "tensorrt_rtx-int8")}
     accuracies = {name: {"accuracy": value, "n": 10000} for name, value in scores.items()} | gone
     timings = {name: {"p50_ms": ms, "images_per_s": rate} for name, (ms, rate) in times.items()} | gone
-    (tmp_path / "evaluate.json").write_text(json.dumps({"rows": accuracies}))
+    (tmp_path / "evaluate.json").write_text(json.dumps({"rows": accuracies, "reference": "torch-fp32"}))
     (tmp_path / "measure.json").write_text(json.dumps({"rows": timings}))
     files = [tmp_path / "evaluate.json", tmp_path / "measure.json", ran.folder / "models/build/fashion"]
     knobs: dict[str, Any] = {"objective": objective, "max_accuracy_drop": max_drop}

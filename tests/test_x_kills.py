@@ -116,7 +116,7 @@ def test_a_second_run_waits_for_the_first_and_is_refused_in_the_end_and_a_killed
     assert f"a run of fashion (process {family['cli'].pid}) has had this checkout" in second.stdout
     family["trainer"].send_signal(signal.SIGKILL)
     code, said = run.end()
-    assert code != 0 and "train@fashion failed" in said
+    assert code != 0 and "train@fashion failed: it ended without a reason" in said
     assert prefect_states(slow)[0] == "FAILED"
     assert mlflow_runs(slow)[0]["info"]["status"] == "FAILED" and "train@fashion" in failure(mlflow_runs(slow)[0])
 

@@ -1,6 +1,8 @@
 """The schedule by itself: nothing new is said; new data is trained on and goes live."""
 
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -37,16 +39,40 @@ def next_state(system: Miniature, after: set[str], timeout_s: float) -> tuple[di
     raise AssertionError("no scheduled run came to an end")
 
 
-def test_the_schedule_says_nothing_new_and_takes_in_new_data_by_itself(scheduled: Miniature) -> None:
-    live = scheduled.folder / ".state/triton/live/fashion.json"
+@pytest.fixture
+def dropped(scheduled: Miniature) -> Iterator[Miniature]:
+    """Take the new data away again."""
+    yield scheduled
+    incoming = scheduled.folder / "data/incoming/fashion"
+    for folder in [path for path in incoming.iterdir() if path.is_dir()]:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_new_data_is_taken_in_and_goes_live_by_itself(dropped: Miniature) -> None:
+    live = dropped.folder / ".state/triton/live/fashion.json"
     before = json.loads(live.read_text())
-    state, known = next_state(scheduled, set(), 90)
+    state, known = next_state(dropped, set(), 90)
     assert (state["name"], state["message"]) == ("Completed", "nothing new")
-    miniature.drop(scheduled.folder / "data/incoming/fashion", count=40)
+    miniature.drop(dropped.folder / "data/incoming/fashion", count=40)
     while state["message"] == "nothing new":  # one may have begun before the files were there
-        state, known = next_state(scheduled, known, 150)
+        state, known = next_state(dropped, known, 150)
     assert state["name"] == "Deployed", state
     after = json.loads(live.read_text())
     assert after["version"] > before["version"] and after["sha256"] != before["sha256"]
-    report = json.loads((scheduled.folder / "data/prepare/fashion/report.json").read_text())
+    report = json.loads((dropped.folder / "data/prepare/fashion/report.json").read_text())
     assert report["seen"] == 2040 == sum(report["used"].values())
+
+
+def test_the_schedule_fires_says_nothing_new_starts_on_new_data_and_down_stops_it(dropped: Miniature) -> None:
+    state, _ = next_state(dropped, set(), 90)
+    assert (state["name"], state["message"]) == ("Completed", "nothing new")
+    miniature.drop(dropped.folder / "data/incoming/fashion", count=40)
+    report = dropped.folder / "data/prepare/fashion/report.json"
+    deadline = time.monotonic() + 90
+    while not report.exists() or json.loads(report.read_text())["seen"] != 2040:  # DVC takes it away for the new one
+        assert time.monotonic() < deadline, "nobody took the new data in"
+        time.sleep(0.5)
+    done = dropped.shell("make down")
+    assert "stopped the run of fashion" in done.stdout and "prefect" in done.stdout, done.stdout
+    assert subprocess.run(["pgrep", "-f", str(dropped.folder)], capture_output=True).stdout == b""

@@ -19,12 +19,12 @@ def clone(ran: Miniature) -> Iterator[Miniature]:
     remote = ran.folder.parent / "remote"
     lines = [
         "set -e; source .venv/bin/activate",
-        f"dvc remote add --default --quiet --force store '{remote}'",
+        f"dvc remote add --default --force store '{remote}'",
         "git add -A; git -c user.name=t -c user.email=t@t commit -qm share",
-        "dvc push --quiet",
+        "dvc push",
         f"git clone -q . '{folder}'; ln -s '{ran.folder}/.venv' '{folder}/.venv'",
         f"mkdir -p '{folder}/.state'; ln -s '{ran.folder}/.state/serving' '{folder}/.state/serving'",
-        f"cd '{folder}'; dvc pull --quiet",
+        f"cd '{folder}'; dvc pull",
     ]
     done = ran.shell("\n".join(lines))
     assert done.returncode == 0, done.stdout
