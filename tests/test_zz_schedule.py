@@ -67,10 +67,10 @@ def test_new_data_is_taken_in_and_goes_live_by_itself(dropped: Miniature) -> Non
 def test_the_schedule_fires_says_nothing_new_starts_on_new_data_and_down_stops_it(dropped: Miniature) -> None:
     state, _ = next_state(dropped, set(), 90)
     assert (state["name"], state["message"]) == ("Completed", "nothing new")
-    miniature.drop(dropped.folder / "data/incoming/fashion", count=40)
+    miniature.drop(dropped.folder / "data/incoming/fashion", count=20)
     report = dropped.folder / "data/prepare/fashion/report.json"
     deadline = time.monotonic() + 90
-    while not report.exists() or json.loads(report.read_text())["seen"] != 2040:  # DVC takes it away for the new one
+    while not report.exists() or json.loads(report.read_text())["seen"] != 2020:  # DVC takes it away for the new one
         assert time.monotonic() < deadline, "nobody took the new data in"
         time.sleep(0.5)
     done = dropped.shell("make down")
