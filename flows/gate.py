@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.refusal import Refused
 from tasks.package import VERSION, digest
-from tasks.params import block, checked, read, refuse_wrong_names
+from tasks.params import PARAMS, block, checked, read
 
 
 class Knobs(BaseModel):
@@ -37,9 +37,7 @@ def gate(pipeline: str) -> dict[str, Any]:
 def knobs(pipeline: str) -> Knobs:
     """Return the deploy section of a pipeline; `ValueError` names the knob that is wrong."""
     given = block(pipeline, read()).get("deploy", {})
-    where = f"params.yaml: pipelines.{pipeline}.deploy"
-    refuse_wrong_names(given, list(Knobs.model_fields), where)
-    found: Knobs = checked(Knobs, given, where)
+    found: Knobs = checked(Knobs, given, f"{PARAMS}: pipelines.{pipeline}.deploy")
     return found
 
 

@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.gate import knobs
 from tasks.command import check
-from tasks.params import read
+from tasks.document import load
+from tasks.params import checked, read
 
+GRAPH = Path("dvc.yaml")
 LAST = "record"
 
 
@@ -65,8 +65,11 @@ def foreign(repo: Any, stage: str) -> str | None:
 
 
 def preview(pipeline: str) -> int:
-    """Check every knob of a pipeline and return the number of its stages, by the files alone: DVC takes seconds."""
-    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    """Check every knob of a pipeline and return the number of its stages, by the files alone: DVC takes seconds.
+
+    `ValueError` names what is wrong in params.yaml or dvc.yaml.
+    """
+    stages = checked(dict[str, dict[str, Any]], load(GRAPH, "`stages`").get("stages"), f"{GRAPH}: stages")
     params = read()
     check(pipeline, list(stages), ["deploy"], params)
     knobs(pipeline)

@@ -15,7 +15,7 @@ def build(
     quantize: Path,
     out: Path,
     *,
-    max_batch: Annotated[int, Field(ge=1)],
+    max_batch: Annotated[int, Field(ge=1, le=4096)],
 ) -> None:
     """Leave an engine file per precision and `build.json` (what each is, where it runs, its hashes) in `out`."""
     module = backends.backend(backend)

@@ -6,15 +6,18 @@ python -m tasks.command STAGE PIPELINE --wiring path ...
 import argparse
 import importlib
 import inspect
+import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, Field
 
 from tasks import backends, guard, settings, workload
-from tasks.params import PARAMS, block, checked, distinct, read, refuse_wrong_names
+from tasks.document import shown
+from tasks.params import KEYS, NAME, PARAMS, AtMost, block, checked, distinct, read, refuse_no_name, refuse_wrong_names
 
 SECONDS = "seconds of its own: "  # what the flow counts as the stage's computing, imports included
 MODELS = ("train", "imported")  # what may stand in the place of the train stage
@@ -62,18 +65,39 @@ def check(pipeline: str, stages: list[str], others: list[str], params: dict[str,
     `stages` are those of dvc.yaml; `others` are sections that belong to no stage.
     """
     refuse_wrong_names(params, ["backends", "pipelines"], str(PARAMS), "key")
-    for name in checked(Backends, params["backends"], f"{PARAMS}: backends"):
+    for i, name in enumerate(checked(Backends, params["backends"], f"{PARAMS}: backends")):
+        refuse_no_name(name, f"{PARAMS}: backends.{i}")
         backends.backend(name)
     found, where = block(pipeline, params), f"{PARAMS}: pipelines.{pipeline}"
+    for key, known in {"modality": parts("modalities"), "problem": parts("problems"), "model": MODELS}.items():
+        if found[key] not in known:
+            raise ValueError(f"{where}.{key}: no {key} {shown(found[key])}; there are: {', '.join(known)}")
     if missing := workload.missing(workload_of(found)):
-        raise ValueError(f"{where}: no workload '{workload_of(found)}': {missing} is not there")
-    if found["model"] not in MODELS:
-        raise ValueError(f"{where}.model: '{found['model']}' makes no model; there are: {', '.join(MODELS)}")
+        raise ValueError(f"{where}: no workload '{workload_of(found)}': {missing} is not there; write it")
     functions = [function_of(found["model"] if stage == "train" else stage) for stage in stages]
     sections = [function.__name__ for function in functions if signature(function)[1]]
-    refuse_wrong_names(found, ["modality", "problem", "model", *others, *sections], where, "section")
+    refuse_wrong_names(found, [*KEYS, *others, *sections], where, "section")
     for function in functions:
         knobs(function, pipeline, found)
+    for function in functions:
+        refuse_too_large(function, found, where)
+
+
+def refuse_too_large(function: Callable[..., object], section: dict[str, Any], where: str) -> None:
+    """Raise `ValueError` for a knob that exceeds one of another stage, which its annotation names."""
+    for name, hint in get_type_hints(function, include_extras=True).items():
+        for mark in [mark for mark in marks(hint) if isinstance(mark, AtMost)]:
+            asked, most = section[function.__name__][name], section[mark.stage][mark.knob]
+            if asked > most:
+                raise ValueError(
+                    f"{where}.{function.__name__}.{name}: Input should be at most {mark.stage}.{mark.knob}, which is "
+                    f"{most}, got {asked}; lower it, or raise the other"
+                )
+
+
+def parts(folder: str) -> list[str]:
+    """Return the names of the modalities or of the problems there are."""
+    return sorted(path.name for path in Path(__file__).with_name(folder).iterdir() if re.fullmatch(NAME, path.name))
 
 
 def workload_of(section: dict[str, Any]) -> str:
@@ -82,7 +106,9 @@ def workload_of(section: dict[str, Any]) -> str:
 
 
 def function_of(stage: str) -> Callable[..., object]:
-    """Return a stage's function: it bears its module's name."""
+    """Return a stage's function: it bears its module's name; `ValueError` where there is no such stage."""
+    if not re.fullmatch(NAME, stage) or not Path(__file__).with_name(f"{stage}.py").exists():
+        raise ValueError(f"no stage {shown(stage)}: there is no tasks/{stage}.py")
     function: Callable[..., object] = getattr(importlib.import_module(f"tasks.{stage}"), stage)
     return function
 

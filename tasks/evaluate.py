@@ -19,7 +19,7 @@ def evaluate(
     build: Path,
     out: Path,
     *,
-    batch_size: Annotated[int, Field(ge=1)],
+    batch_size: Annotated[int, Field(ge=1, le=65_536)],
 ) -> None:
     """Leave in `out`, per engine, accuracy with its 95 % interval and n, per class, and agreement with the original.
 

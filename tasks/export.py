@@ -19,7 +19,7 @@ def export(
     train: Path,
     out: Path,
     *,
-    max_difference: Annotated[float, Field(gt=0)],
+    max_difference: Annotated[float, Field(gt=0, le=1)],
 ) -> None:
     """Leave `model.onnx` (`input` -> `logits`, classes and preprocessing in its metadata) and `export.json` in `out`.
 

@@ -13,15 +13,23 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tasks import atomic, settings
+from tasks.params import file_name
 
 CONNECT_TIMEOUT_S = 5
+FileName = Annotated[str, AfterValidator(file_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def fetch(out: Path, *, https: str, debian: str, files: dict[str, Sha256]) -> None:
+def fetch(
+    out: Path,
+    *,
+    https: Annotated[str, Field(pattern=r"^https://\S+$")],
+    debian: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+$")],
+    files: Annotated[dict[FileName, Sha256], Field(min_length=1)],
+) -> None:
     """Leave `files` (name: SHA-256 of the decompressed content) in `out`, decompressed.
 
     Sources in order: the folder `ENGINEWORKS_MIRROR`, the address `https`, the Debian package `debian`. Each may hold a

@@ -24,9 +24,9 @@ def measure(
     build: Path,
     out: Path,
     *,
-    threads: Annotated[int, Field(ge=1)],
-    rounds: Annotated[int, Field(ge=1)],
-    throughput_batch: Annotated[int, Field(ge=1)],
+    threads: Annotated[int, Field(ge=1, le=1024)],
+    rounds: Annotated[int, Field(ge=1, le=10_000)],
+    throughput_batch: Annotated[int, Field(ge=1, le=4096)],
 ) -> None:
     """Leave in `out` p50, p90 and p99 (ms) at batch 1 and images/s at `throughput_batch`, with this machine's marks.
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tasks import atomic, backends
 from tasks.digest import sha256
+from tasks.params import AtMost
 
 CODE = Path(__file__).parent
 SERVER_CODE = CODE.parent / "infra" / "serving" / "repository"
@@ -24,7 +25,7 @@ def package(
     select: Path,
     out: Path,
     *,
-    max_batch_size: Annotated[int, Field(ge=1, le=1024)],
+    max_batch_size: Annotated[int, Field(ge=1, le=1024), AtMost("build", "max_batch")],
     max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)],
     instances: Annotated[int, Field(ge=1, le=64)],
 ) -> None:

@@ -1,61 +1,71 @@
-"""params.yaml, read with DVC's own parser, and whether it is as it has to be."""
+"""params.yaml, and whether it is as it has to be."""
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+
+from tasks.document import at, load, shown
 
 PARAMS = Path("params.yaml")
-NAME = "[a-z][a-z0-9_]*"  # of a pipeline, a modality, a problem
+NAME = "[a-z][a-z0-9_]{0,63}"  # of a pipeline, a modality, a problem, a backend
+KEYS = ("modality", "problem", "model")  # what every pipeline says first
+WORDS = {"array": "list", "an object": "a group of keys", "Field required": "Input should have more values"}
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """Marks a knob that may not exceed a knob of another stage."""
+
+    stage: str
+    knob: str
 
 
 def read() -> dict[str, Any]:
-    """Return the content of params.yaml; `ValueError` names the line where it is no YAML, or says a key twice."""
-    try:
-        content = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}" if mark else "some line"
-        words = str(getattr(error, "problem", None) or error).split("\n")[0]
-        raise ValueError(f"{PARAMS}: {place}: {words}; mend the YAML there") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{PARAMS}: byte {error.start} is no UTF-8; save the file as UTF-8") from None
-    except FileNotFoundError:
-        raise ValueError(f"no {PARAMS} here; run this in the checkout's root") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{PARAMS}: it must hold `backends` and `pipelines`, got {shown(content)}")
-    return content
+    """Return the content of params.yaml; `ValueError` names the line or the key that is wrong."""
+    return load(PARAMS, "`backends` and `pipelines`")
 
 
 def block(pipeline: str, params: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's block, once every block has a name and a workload: DVC reads them all."""
     if "pipelines" not in params:
-        raise ValueError(f"{PARAMS}.pipelines: missing; add it")
-    blocks = checked(dict[str, dict[str, Any]], params["pipelines"], f"{PARAMS}: pipelines")
-    for name, found in blocks.items():
-        where = f"{PARAMS}: pipelines.{name}"
-        if not re.fullmatch(NAME, name):
-            raise ValueError(f"{where}: a name is {NAME}: it names files, models and stages")
-        for key in ("modality", "problem", "model"):
+        raise ValueError(f"{PARAMS}: pipelines: missing; add it")
+    blocks = checked(dict[str, Any], params["pipelines"], f"{PARAMS}: pipelines")
+    for name, content in blocks.items():
+        where = at(f"{PARAMS}: pipelines", name)
+        refuse_no_name(name, where)
+        found = checked(dict[str, Any], content, where)
+        for key in KEYS:
             if key not in found:
-                refuse_wrong_names({name: None for name in found}, [*found, key], where, "section")
-            if not re.fullmatch(NAME, checked(str, found[key], f"{where}.{key}")):
-                raise ValueError(f"{where}.{key}: it names a module, {NAME}, got {shown(found[key])}")
+                near = [name for name in found if name not in KEYS and get_close_matches(key, [name.lower()])]
+                raise ValueError(f"{where}.{key}: missing; add it" + (f", or mend {shown(near[0])}" if near else ""))
+            refuse_no_name(checked(str, found[key], f"{where}.{key}"), f"{where}.{key}")
     if pipeline not in blocks:
-        raise ValueError(f"{PARAMS}: no pipeline '{pipeline}'; there are: {', '.join(blocks) or 'none'}")
+        raise ValueError(
+            f"{PARAMS}: pipelines: no pipeline {shown(pipeline)}; there are: {', '.join(blocks) or 'none'}"
+        )
     return dict(blocks[pipeline])
 
 
-def refuse_wrong_names(given: dict[str, Any], names: list[str], where: str, kind: str = "knob") -> None:
+def refuse_no_name(name: str, where: str) -> None:
+    """Raise `ValueError` for what can't name a file, a module, a stage and a model."""
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"{where}: a name is 1 to 64 of a-z, 0-9 and _, a letter first, got {shown(name)}")
+
+
+def refuse_wrong_names(
+    given: dict[str, Any], names: list[str], where: str, kind: str = "knob", optional: Sequence[str] = ()
+) -> None:
     """Raise `ValueError` for a misspelt or a missing name."""
     for name in [name for name in given if name not in names]:
-        raise ValueError(f"{where}.{name}: no such {kind}; there are: {', '.join(names)}")
-    for name in [name for name in names if name not in given]:
-        raise ValueError(f"{where}.{name}: missing; add it")
+        raise ValueError(f"{at(where, name)}: no such {kind}; there are: {', '.join(names)}")
+    for name in [name for name in names if name not in given and name not in optional]:
+        raise ValueError(f"{at(where, name)}: missing; add it")
 
 
 def checked(kind: Any, value: Any, where: str) -> Any:
@@ -63,30 +73,71 @@ def checked(kind: Any, value: Any, where: str) -> Any:
 
     Nothing is converted but a whole number to a float: '0.9' is a text, and `true` is no number.
     """
+    refuse_lookalikes(kind, value, where)
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
-    except (TypeError, RecursionError):
-        raise ValueError(
-            f"{where}: a date, a set or a key that is no text is of no use here, got {shown(value)}"
-        ) from None
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        # a misspelt name comes before the gap that it left
-        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        place = ".".join([where, *map(str, first["loc"])])
-        raise ValueError(f"{place}: {first['msg']}, got {shown(first['input'])}") from None
-    except ValueError:
-        raise ValueError(f"{where}: not a finite number somewhere in it, got {shown(value)}") from None
+        # of a choice between types each has its complaint: those that go deepest into what was given
+        errors = [(reached(value, each["loc"]), each) for each in error.errors()]
+        deepest = max((keys for keys, _ in errors), key=len)
+        found = [each for keys, each in errors if keys == deepest]
+    first, *others = dict.fromkeys(each["msg"].removeprefix("Value error, ") for each in found)
+    said = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+    for theirs, ours in WORDS.items():
+        said = said.replace(theirs, ours)
+    if found[0]["type"] != "value_error":  # our own validators show the value themselves
+        said += f", got {shown(found[0]['input'])}"
+    for key in deepest:
+        where = at(where, str(key))
+    raise ValueError(f"{where}: {said}")
 
 
-def shown(value: Any) -> str:
-    """Return a value as people may want to see it: not all of it where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+def refuse_lookalikes(kind: Any, value: Any, where: str) -> None:
+    """Raise `ValueError` for what pydantic would take, or refuse without a remedy, in a group of knobs at any depth.
+
+    That is a name that the group does not have, an empty value, and `true` or 1.0 in the place of a 1.
+    """
+    if get_origin(kind) is Literal:
+        alike = [each for each in get_args(kind) if each == value]
+        if alike and type(alike[0]) is not type(value):
+            raise ValueError(f"{where}: Input should be {' or '.join(map(repr, get_args(kind)))}, got {shown(value)}")
+        return
+    fields = getattr(kind, "model_fields", {}) if isinstance(value, dict) else {}
+    if fields:
+        optional = [name for name, field in fields.items() if not field.is_required()]
+        refuse_wrong_names(value, list(fields), where, optional=optional)
+    for name, field in fields.items():
+        if not field.is_required() and name in value and value[name] is None:
+            raise ValueError(f"{where}.{name}: there is nothing behind it; give it a value or take it out")
+        refuse_lookalikes(field.annotation, value.get(name), f"{where}.{name}")
+    for each in get_args(kind):
+        refuse_lookalikes(each, value, where)
+
+
+def reached(value: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the keys of a pydantic location that lead into a value; the rest are names of types."""
+    keys = []
+    for key in location:
+        if (isinstance(value, dict) and key in value) or (isinstance(value, list) and key in range(len(value))):
+            value = value[key]
+            keys.append(key)
+    return tuple(keys)
 
 
 def distinct(values: list[Any]) -> list[Any]:
     """Return a list that names nothing twice; for use as a validator."""
     twice = [value for i, value in enumerate(values) if value in values[:i]]
     if twice:
-        raise ValueError(f"{twice[0]!r} is there twice")
+        raise ValueError(f"{shown(twice[0])} is there twice; take one out")
     return values
+
+
+def file_name(name: str) -> str:
+    """Return a text that can name a file or a folder; for use as a validator."""
+    plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\") and not name.startswith(".")
+    if not plain or not 0 < len(name) <= 60:  # 255 bytes are the most
+        raise ValueError(
+            f"{shown(name)} can't name a file or folder; write 1 to 60 characters, no / or \\, no dot in front, "
+            "no blank around"
+        )
+    return name

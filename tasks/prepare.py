@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tasks import atomic, pictures, rejects, shards
+from tasks.params import distinct, file_name
 from tasks.rejects import Rejected
 from tasks.workload import Typed, part
 
-Count = Annotated[int, Field(ge=1)]
+ClassName = Annotated[str, AfterValidator(file_name)]  # of the folder that people drop its samples into
+Count = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ def prepare(
     incoming: Path,
     out: Path,
     *,
-    classes: Annotated[list[str], Field(min_length=2)],
+    classes: Annotated[list[ClassName], Field(min_length=2), AfterValidator(distinct)],
     input: Annotated[Any, Typed("source", "Input")],
     validation: Count,
     calibration: Count,
-    golden: Count,
+    golden: Annotated[int, Field(ge=1, le=4096)],
     shard_size: Count,
 ) -> None:
     """Leave shards of four splits, `spec.json`, `report.json`, `report.html`, the golden batch and pictures in `out`.

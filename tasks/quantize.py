@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tasks import atomic
+from tasks.params import distinct
 from tasks.workload import part
 
 BATCH = 64
@@ -36,7 +37,7 @@ def quantize(
     export: Path,
     out: Path,
     *,
-    precisions: Annotated[list[Literal["fp32", "int8"]], Field(min_length=1)],
+    precisions: Annotated[list[Literal["fp32", "int8"]], Field(min_length=1), AfterValidator(distinct)],
 ) -> None:
     """Leave `fp32.onnx`, `int8.<dialect>.onnx` and `quantize.json` (precision -> dialect -> file) in `out`.
 

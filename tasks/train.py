@@ -14,7 +14,7 @@ from tasks import atomic, pictures
 from tasks.digest import sha256
 from tasks.workload import part
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=65_536)]
 CODE = Path(__file__).parent
 WORKPLACE = ".training"  # beside the output: where a training keeps what it needs to go on
 SAMPLE = 256  # validation samples on which mixed precision is compared with float32
@@ -30,11 +30,11 @@ def train(
     *,
     target: Annotated[float, Field(gt=0, lt=1)],
     precision: Literal["16-mixed", "bf16-mixed", "32-true"],
-    seed: Annotated[int, Field(ge=0)],
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)],
     width: Count,
     batch_size: Count,
-    learning_rate: Annotated[float, Field(gt=0)],
-    weight_decay: Annotated[float, Field(ge=0)],
+    learning_rate: Annotated[float, Field(gt=0, le=100)],
+    weight_decay: Annotated[float, Field(ge=0, le=1)],
     label_smoothing: Annotated[float, Field(ge=0, lt=1)],
     schedule_epochs: Count,
     max_epochs: Count,

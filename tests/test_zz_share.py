@@ -21,8 +21,8 @@ def clone(ran: Miniature) -> Iterator[Miniature]:
         "dvc remote add --default --force store ../remote",  # DVC can't write an absolute path with an ä
         "git add -A; git -c user.name=t -c user.email=t@t commit --allow-empty -qm share",
         "dvc push",
-        f"git clone -q . '{folder}'; ln -s '{ran.folder}/.venv' '{folder}/.venv'",
-        f"mkdir -p '{folder}/.state'; ln -s '{ran.folder}/.state/serving' '{folder}/.state/serving'",
+        f"git clone -q . '{folder}'; ln -sfn '{ran.folder}/.venv' '{folder}/.venv'",
+        f"mkdir -p '{folder}/.state'; ln -sfn '{ran.folder}/.state/serving' '{folder}/.state/serving'",
         f"cd '{folder}'; dvc pull",
     ]
     done = ran.shell("\n".join(lines))

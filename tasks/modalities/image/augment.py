@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.modalities.image import preprocess
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=-1024, le=1024)]  # degrees or pixels
+Factor = Annotated[float, Field(gt=0, le=100)]
 
 
 class Chance(BaseModel):
@@ -19,7 +21,7 @@ class Chance(BaseModel):
 class Ranged(Chance):
     """A change of random strength, uniform in `range`."""
 
-    range: tuple[float, float]
+    range: tuple[Amount, Amount]
 
     @model_validator(mode="after")
     def ordered(self) -> "Ranged":
@@ -29,16 +31,22 @@ class Ranged(Chance):
         return self
 
 
+class Scaled(Ranged):
+    """A change by a factor."""
+
+    range: tuple[Factor, Factor]
+
+
 class Augmentation(BaseModel):
     """The changes to make, in degrees, factors and pixels; one that is left out is not made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     rotation: Ranged | None = None
-    scale: Ranged | None = None
+    scale: Scaled | None = None
     shift: Ranged | None = None
     flip: Chance | None = None
-    brightness: Ranged | None = None
-    contrast: Ranged | None = None
+    brightness: Scaled | None = None
+    contrast: Scaled | None = None
 
     def active(self) -> list[str]:
         """Name the changes that touch any image."""
