@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from flows import incoming
 from flows.gate import knobs
 from tasks.command import check
 from tasks.document import load
@@ -73,6 +74,7 @@ def preview(pipeline: str) -> int:
     params = read()
     check(pipeline, list(stages), ["deploy"], params)
     knobs(pipeline)
+    incoming.check(pipeline)
     return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages.values())
 
 

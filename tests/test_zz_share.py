@@ -53,6 +53,7 @@ def test_timings_of_another_machine_count_nothing_here(clone: Miniature, tmp_pat
     assert measure.foreign(tmp_path / "measure.json") == "measured on another machine: another CPU"
 
 
+@pytest.mark.slow
 def test_a_stage_about_another_machine_is_run_again_and_no_other_before_it(clone: Miniature) -> None:
     """The measurement says it was taken elsewhere, and DVC believes in it."""
     path = clone.folder / "models/measure/fashion.json"
