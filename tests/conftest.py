@@ -12,6 +12,8 @@ import pytest
 
 from tasks.settings import quiet
 from tests import miniature
+from tests.grown import Grown, add
+from tests.grown import files as grown_files
 
 for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_"))]:
     del os.environ[name]
@@ -42,25 +44,52 @@ class Miniature:
         return f"http://127.0.0.1:{self.environment[f'ENGINEWORKS_{name}_PORT']}"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Miniature]]:
-    """Start `make run` in a copy without `.git`, in a path with a space, if any test wants it; quick tests go on.
+@dataclass(frozen=True)
+class Background:
+    """What runs while quick tests go on."""
 
-    Its servers stay up for the session.
+    ran: Future[Miniature]
+    grown: Future[Grown]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
+    """Start `make run` in a copy without `.git`, in a path with a space and an ä, if any test wants it.
+
+    The additions run after it in a copy of their own. The servers of both stay up for the session.
     """
-    if not any("ran" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
-        yield Future()
+    wanted = {name for item in request.session.items if isinstance(item, pytest.Function) for name in item.fixturenames}
+    if not {"ran", "grown"} & wanted:
+        yield Background(Future(), Future())
         return
-    folder = tmp_path_factory.mktemp("whole päth") / "copy"
-    folder.mkdir()
-    miniature.copy(folder)
-    system = Miniature(folder, miniature.environment(folder), "")
+    systems = [system(tmp_path_factory.mktemp(name)) for name in ("whole päth", "grown")]
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield pool.submit(whole_path, system)
+            first = pool.submit(whole_path, systems[0])
+            yield Background(first, pool.submit(grow, first, systems[1]) if "grown" in wanted else Future())
         finally:
-            system.shell("make down")
-            shutil.rmtree(folder, ignore_errors=True)
+            pool.shutdown(cancel_futures=True)
+            for each in systems:
+                each.shell("make down")
+                shutil.rmtree(each.folder, ignore_errors=True)
+
+
+def system(place: Path) -> Miniature:
+    """Make a miniature copy in a folder."""
+    (place / "copy").mkdir()
+    miniature.copy(place / "copy")
+    return Miniature(place / "copy", miniature.environment(place / "copy"), "")
+
+
+def grow(first: Future[Miniature], second: Miniature) -> Grown:
+    """Add to the second copy and run what was added."""
+    before = grown_files(second.folder)
+    add(second.folder, second.folder.parent / "mirror", first.result().folder)
+    outputs = {}
+    for pipeline in ("tones", "bought"):
+        done = second.shell(f"make run PIPELINE={pipeline}", timeout_s=560)
+        outputs[pipeline] = done.returncode, done.stdout
+    return Grown(second.folder, second.environment, outputs, before, grown_files(second.folder))
 
 
 def whole_path(system: Miniature) -> Miniature:
@@ -74,6 +103,12 @@ def whole_path(system: Miniature) -> Miniature:
 
 
 @pytest.fixture(scope="session")
-def ran(running: Future[Miniature]) -> Miniature:
+def ran(running: Background) -> Miniature:
     """Wait for the one miniature run of the whole path."""
-    return running.result()
+    return running.ran.result()
+
+
+@pytest.fixture(scope="session")
+def grown(running: Background) -> Grown:
+    """Wait for the run of the additions."""
+    return running.grown.result()

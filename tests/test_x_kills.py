@@ -106,6 +106,7 @@ def failure(run: dict[str, Any]) -> str:
     return next((tag["value"] for tag in run["data"]["tags"] if tag["key"] == "failure"), "")
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_the_first_and_is_refused_in_the_end_and_a_killed_trainer_fails_the_run(
     slow: Miniature,
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_second_run_waits_for_the_first_and_is_refused_in_the_end_and_a_killed
     assert mlflow_runs(slow)[0]["info"]["status"] == "FAILED" and "train@fashion" in failure(mlflow_runs(slow)[0])
 
 
+@pytest.mark.slow
 def test_the_next_run_goes_on_and_without_dvc_its_trainer_does_not_live_on(slow: Miniature) -> None:
     before = checkpoints(slow)[-1]
     run = Run(slow)
