@@ -10,6 +10,7 @@ from flows.gate import knobs
 from tasks.command import check
 from tasks.document import load
 from tasks.params import checked, read
+from tasks.settings import STATE
 
 GRAPH = Path("dvc.yaml")
 LAST = "record"
@@ -79,13 +80,18 @@ def preview(pipeline: str) -> int:
 
 
 def settle(root: Path) -> None:
-    """Make DVC work in a copy without `.git`, and in one with it."""
+    """Make DVC work in a copy without `.git` and in one with it, and a queued experiment use this checkout's state.
+
+    DVC's configuration is ASCII: elsewhere the state's place stays relative, and DVC's queue does not work.
+    """
     from dvc.config import Config
 
+    state = str(root.resolve() / STATE / "dvc")
+    wanted = {"no_scm": not (root / ".git").exists(), "site_cache_dir": state if state.isascii() else None}
     config = Config(str(root / ".dvc"), validate=False)
-    local = config.load_one("local")
-    without_git = not (root / ".git").exists()
-    if bool(local.get("core", {}).get("no_scm")) == without_git:
+    core = config.load_one("local").get("core", {})
+    if (bool(core.get("no_scm")), core.get("site_cache_dir")) == tuple(wanted.values()):
         return
     with config.edit("local") as changed:
-        changed.setdefault("core", {})["no_scm"] = without_git
+        kept = {name: value for name, value in changed.get("core", {}).items() if name not in wanted}
+        changed["core"] = kept | {name: value for name, value in wanted.items() if value is not None}

@@ -25,5 +25,9 @@ def quiet() -> None:
 
 
 def tracking_uri() -> str:
-    """Return where MLflow keeps its runs: `MLFLOW_TRACKING_URI`, or SQLite below `.state`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(STATE / 'mlflow' / 'mlflow.db').resolve()}"
+    """Return where MLflow keeps its runs: `MLFLOW_TRACKING_URI`, or SQLite below the checkout's `.state`.
+
+    DVC runs a queued experiment in a folder of its own, and names the checkout in `DVC_ROOT`.
+    """
+    state = Path(os.environ.get("DVC_ROOT", ""), STATE).resolve()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow' / 'mlflow.db'}"

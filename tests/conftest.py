@@ -44,6 +44,11 @@ class Miniature:
         return f"http://127.0.0.1:{self.environment[f'ENGINEWORKS_{name}_PORT']}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what needs no live system, so that it runs while that comes up."""
+    items.sort(key=lambda item: bool({"ran", "grown"} & set(getattr(item, "fixturenames", ()))))
+
+
 @dataclass(frozen=True)
 class Background:
     """What runs while quick tests go on."""
@@ -69,8 +74,9 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield Background(first, pool.submit(grow, first, systems[1]) if "grown" in wanted else Future())
         finally:
             pool.shutdown(cancel_futures=True)
+            with ThreadPoolExecutor() as both:
+                list(both.map(lambda each: each.shell("make down"), systems))
             for each in systems:
-                each.shell("make down")
                 shutil.rmtree(each.folder, ignore_errors=True)
 
 

@@ -4,6 +4,8 @@ import json
 import subprocess
 from typing import Any
 
+import pytest
+
 from tests.conftest import Miniature
 from tests.grown import ADDITIONS, Grown
 
@@ -43,3 +45,18 @@ def test_a_backend_of_one_file_and_a_word_is_built_measured_and_compared(grown: 
 
 def test_no_other_file_changed(grown: Grown) -> None:
     assert len(grown.before) > 80 and grown.after == grown.before
+
+
+@pytest.mark.slow
+def test_a_queued_experiment_runs_aside_and_is_recorded_with_the_others(grown: Grown) -> None:
+    lines = [
+        "set -e; source .venv/bin/activate; git init -q .",
+        "git add -A; git -c user.name=t -c user.email=t@t commit -qm start",
+        "python -c 'from pathlib import Path; from flows.graph import settle; settle(Path.cwd())'",
+        "dvc exp run -q --queue -S pipelines.tones.select.max_accuracy_drop=0.04 record@tones",
+        "dvc exp run --run-all -j 1",
+        "dvc exp show --csv",
+    ]
+    done = Miniature(grown.folder, grown.environment, "").shell("\n".join(lines))
+    assert done.returncode == 0 and "Success" in done.stdout, done.stdout
+    assert "MLflow run tones-" in done.stdout and "model version 2" in done.stdout

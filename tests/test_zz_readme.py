@@ -15,7 +15,7 @@ from tests.miniature import ROOT
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
 TITLES = [text.strip().splitlines()[0][:40] for _, text in BLOCKS]
-COMMIT = "git init -q . && git add -A && git -c user.name=t -c user.email=t@t commit -qm start"
+COMMIT = "git init -q . && git add -A && git -c user.name=t -c user.email=t@t commit --allow-empty -qm start"
 
 
 @pytest.fixture(scope="module")

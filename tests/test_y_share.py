@@ -18,7 +18,7 @@ def clone(ran: Miniature) -> Iterator[Miniature]:
     folder = ran.folder.parent / "clone"
     lines = [
         "set -e; source .venv/bin/activate",
-        "dvc repro --quiet record@fashion",  # what a run that was stopped left undone; from the run cache
+        "git init -q .",
         "dvc remote add --default --force store ../remote",  # DVC can't write an absolute path with an ä
         "git add -A; git -c user.name=t -c user.email=t@t commit --allow-empty -qm share",
         "dvc push",
@@ -28,9 +28,10 @@ def clone(ran: Miniature) -> Iterator[Miniature]:
     ]
     done = ran.shell("\n".join(lines))
     assert done.returncode == 0, done.stdout
-    mirror = {"ENGINEWORKS_MIRROR": "/nowhere"}  # nothing is fetched again
     ours = ran.environment | {k: v for k, v in miniature.environment(folder).items() if k.startswith("ENGINEWORKS")}
-    system = replace(ran, folder=folder, environment=ours | mirror | {"PYTHONPATH": str(folder)})
+    ours["ENGINEWORKS_MIRROR"] = "/nowhere"  # nothing is fetched again
+    ours |= {"PREFECT_API_URL": f"{ran.url('PREFECT')}/api", "MLFLOW_TRACKING_URI": ran.url("MLFLOW")}
+    system = replace(ran, folder=folder, environment=ours | {"PYTHONPATH": str(folder)})
     yield system
     system.shell("python -m flows.cli down")
 
