@@ -1,7 +1,6 @@
 """What the doctor sees of the machine: CPU, GPU, and which backends build and run on them."""
 
 import ast
-import ctypes
 import importlib.metadata
 import importlib.util
 import sys
@@ -11,7 +10,7 @@ import psutil
 
 import tasks.backends
 from flows.finding import Finding
-from tasks import measure, params
+from tasks import params, target
 
 GB = 1e9
 WORTH = {  # instruction set: what it brings, what its absence means, what to do then
@@ -36,13 +35,11 @@ WORTH = {  # instruction set: what it brings, what its absence means, what to do
         "nothing to do: it is in Intel's server CPUs from 2023 on",
     ),
 }
-CUDA = "libcuda.so.1"
-MAJOR, MINOR = 75, 76  # cuDeviceGetAttribute: the two parts of the compute capability
 
 
 def cpu() -> list[Finding]:
     """Return the CPU, and each instruction set that matters with what it is worth."""
-    facts = measure.machine(threads=1)
+    facts = target.cpu()
     memory = psutil.virtual_memory().total / GB
     found = [
         Finding("cpu", "model", "ok", facts["cpu"] or "unknown"),
@@ -58,20 +55,17 @@ def cpu() -> list[Finding]:
 
 def gpu() -> list[Finding]:
     """Return NVIDIA's driver and the GPUs it shows, asked without torch."""
-    try:
-        cuda = ctypes.CDLL(CUDA)
-    except OSError:
+    driver = target.driver()
+    if driver is None:
         value, remedy = "none: training and serving on the CPU", "nothing to do, unless it has an NVIDIA GPU"
         return [Finding("gpu", "driver", "note", value, remedy)]
-    status = cuda.cuInit(0)
-    if status:
-        value = f"{CUDA} is there, but no GPU answers: {error_name(cuda, status)}"
+    if driver.error:
+        value = f"{target.CUDA} is there, but no GPU answers: {driver.error}"
         return [Finding("gpu", "driver", "problem", value, "see what nvidia-smi says, and CUDA_VISIBLE_DEVICES")]
-    version, count = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    found = [Finding("gpu", "driver", "ok", f"for CUDA {version.value // 1000}.{version.value % 1000 // 10}")]
-    found += [Finding("gpu", f"gpu {index}", "ok", device(cuda, index)) for index in range(count.value)]
+    found = [Finding("gpu", "driver", "ok", f"for CUDA {driver.cuda}")]
+    for index, each in enumerate(driver.gpus):
+        value = f"{each['name']}, capability {each['compute_capability']}, {each['memory_bytes'] / GB:.1f} GB"
+        found.append(Finding("gpu", f"gpu {index}", "ok", value))
     torch = [each.version for each in importlib.metadata.distributions(name="torch")][:1]
     if torch and torch[0].endswith("+cpu"):
         remedy = "take torch's CUDA build: unset PIP_FIND_LINKS; rm -r .venv; make setup"
@@ -79,30 +73,10 @@ def gpu() -> list[Finding]:
     return found
 
 
-def error_name(cuda: ctypes.CDLL, status: int) -> str:
-    """Return what the driver calls an error."""
-    name = ctypes.c_char_p()
-    cuda.cuGetErrorName(status, ctypes.byref(name))
-    return name.value.decode() if name.value else f"error {status}"
-
-
-def device(cuda: ctypes.CDLL, index: int) -> str:
-    """Return a GPU's name, compute capability and memory."""
-    handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
-    cuda.cuDeviceGet(ctypes.byref(handle), index)
-    cuda.cuDeviceGetName(name, len(name), handle)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
-    cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, handle)
-    cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, handle)
-    return f"{name.value.decode()}, capability {major.value}.{minor.value}, {memory.value / GB:.1f} GB"
-
-
 def backends() -> list[Finding]:
     """Return each backend there is or that params.yaml names: chosen or not, builds here, runs here."""
     chosen = params.checked(list[str], params.read().get("backends"), f"{params.PARAMS}: backends")
-    files = {path.stem: path for path in sorted(Path(tasks.backends.__file__).parent.glob("*.py"))}
-    del files["__init__"]
+    files = {name: Path(tasks.backends.__file__).with_name(f"{name}.py") for name in tasks.backends.names()}
     found = [backend(name, path, name in chosen) for name, path in files.items()]
     for name in (name for name in chosen if name not in files):
         remedy = f"take it out of backends; there are: {', '.join(files)}"

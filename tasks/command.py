@@ -81,6 +81,9 @@ def check(pipeline: str, stages: list[str], others: list[str], params: dict[str,
         knobs(function, pipeline, found)
     for function in functions:
         refuse_too_large(function, found, where)
+    for name in params["backends"]:
+        if hasattr(backends.backend(name), "Options") and not found["build"]["options"].get(name):
+            raise ValueError(f"{where}.build.options.{name}: missing; add it, or take {name} out of backends")
 
 
 def refuse_too_large(function: Callable[..., object], section: dict[str, Any], where: str) -> None:
@@ -138,6 +141,7 @@ def knobs(function: Callable[..., object], pipeline: str, section: dict[str, Any
     hints = get_type_hints(function, include_extras=True)
     typed = {name: mark for name in names for mark in marks(hints[name]) if isinstance(mark, workload.Typed)}
     hints |= {name: getattr(workload.part(workload_of(section), mark.part), mark.name) for name, mark in typed.items()}
+    hints |= {name: backends.options() for name in names if any(isinstance(m, backends.OfBackends) for m in marks(hints[name]))}
     if any(mark.whole for mark in typed.values()):
         return {names[0]: checked(hints[names[0]], given, where)}
     refuse_wrong_names(given, names, where)

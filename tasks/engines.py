@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks import backends as modules
+from tasks import passport
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One built engine; `missing` says why it can't run on this machine."""
+    """One built engine and its passport; `missing` says why it can't run on this machine."""
 
     name: str
     path: Path
@@ -22,6 +23,12 @@ class Engine:
         """Why this machine can't run it; None where it can."""
         return modules.backend(self.facts["backend"]).missing()
 
+    @property
+    def unserved(self) -> str | None:
+        """Why our server can't run it; None where it can."""
+        served = modules.backend(self.facts["backend"]).SERVED
+        return None if served else f"the server's environment can't load engines of {self.facts['backend']}"
+
     def load(self, threads: int) -> Callable[[Any], Any]:
         """Return numpy -> numpy inference."""
         return modules.backend(self.facts["backend"]).load(self.path, threads)
@@ -31,7 +38,6 @@ def read(build: Path, backends: list[str]) -> list[Engine]:
     """Return the engines of these backends, in order."""
     engines = []
     for backend in backends:
-        folder = build / backend
-        for name, facts in json.loads((folder / "build.json").read_text())["engines"].items():
-            engines.append(Engine(name, folder / facts["file"], facts))
+        for name, file in json.loads((build / backend / "build.json").read_text())["engines"].items():
+            engines.append(Engine(name, build / backend / file, passport.read(build / backend / file)))
     return engines

@@ -1,14 +1,19 @@
-"""evaluate: the accuracy of every engine on the official test set; what any machine would get."""
+"""evaluate: the accuracy of every step from the trained network to the engines, on the official test set."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
-from tasks import atomic, engines, trained
-from tasks.interval import wilson
+from tasks import atomic, engines, target, trained
+from tasks.interval import paired, wilson
 from tasks.workload import part
+
+Predict = Callable[[Any], Any]
+THREADS = 2
 
 
 def evaluate(
@@ -16,35 +21,70 @@ def evaluate(
     backends: list[str],
     prepare: Path,
     train: Path,
+    quantize: Path,
     build: Path,
     out: Path,
+    answers: Path,
     *,
     batch_size: Annotated[int, Field(ge=1, le=65_536)],
 ) -> None:
-    """Leave in `out`, per engine, accuracy with its 95 % interval and n, per class, and agreement with the original.
+    """Leave in `out` a row per step: the original network, under autocast, each ONNX file, each engine that runs here.
 
-    An engine that can't run here is listed with the reason.
+    A row has accuracy with its 95 % interval and n, per class, agreement with the original, and what it gained and lost
+    against the step it comes `from`. What can't run here is listed with the reason. `answers` keeps the labels
+    themselves, uint16 [n] by row, and the truth.
     """
     spec = json.loads((prepare / "spec.json").read_text())
     scoring = part(workload, "score")
     batches = list(part(workload, "data").arrays(prepare, "test", spec, batch_size))
-    name, predict = trained.original(workload, train, spec)
-    count, reference = scoring.score(predict, batches, spec["classes"])
-    rows: dict[str, Any] = {name: row(count, reference, reference)}
-    for engine in engines.read(build, backends):
-        if engine.missing:
-            rows[engine.name] = {"not_measured": engine.missing}
+    truth = np.concatenate([y for _, y in batches])
+    rows: dict[str, Any] = {}
+    guesses: dict[str, Any] = {}
+    reference = ""
+    for name, origin, predict in steps(workload, spec, train, quantize, build, backends):
+        reference = reference or name
+        if isinstance(predict, str):
+            rows[name] = {"from": origin, "not_measured": predict}
             continue
-        count, guess = scoring.score(engine.load(threads=2), batches, spec["classes"])
-        rows[engine.name] = row(count, guess, reference)
-        print(f"{engine.name}: {rows[engine.name]['accuracy']:.4f}", flush=True)
-    atomic.write_json(out, {"metric": scoring.METRIC, "n": count["n"], "reference": name, "rows": rows})
-    print(f"{name} {rows[name]['accuracy']:.4f}, and {len(rows) - 1} engines, on n={count['n']:,}")
+        count, guesses[name] = scoring.score(predict, batches, spec["classes"])
+        rows[name] = {
+            "from": origin,
+            **row(count, guesses[name], guesses[reference], rows.get(reference, count)["per_class"]),
+            **paired(guesses[name] == truth, guesses[origin or name] == truth),
+        }
+        print(f"{name}: {rows[name]['accuracy']:.4f}", flush=True)
+    content = {"metric": scoring.METRIC, "n": len(truth), "reference": reference}
+    content["int8_arithmetic"] = target.int8_arithmetic(target.cpu())
+    keep(answers, guesses, truth)
+    atomic.write_json(out, content | {"rows": rows})
+    print(f"{reference} {rows[reference]['accuracy']:.4f}, and {len(rows) - 1} steps from it, on n={len(truth):,}")
 
 
-def row(count: dict[str, Any], guess: Any, reference: Any) -> dict[str, Any]:
-    """Return one line of the table."""
+def steps(
+    workload: str, spec: dict[str, Any], train: Path, quantize: Path, build: Path, backends: list[str]
+) -> Iterator[tuple[str, str | None, Predict | str]]:
+    """Yield each step's name, the step it was made from, and how to run it, or why it can't be run here."""
+    reference, predict = trained.original(workload, train, spec)
+    yield reference, None, predict
+    if not (train / trained.IMPORTED).exists():
+        yield trained.AUTOCAST, reference, trained.autocast(workload, train, spec)
+    files = json.loads((quantize / "quantize.json").read_text())["files"]
+    full = next(iter(files))  # the first precision: the others come from the same export
+    made_of = {}
+    for precision, dialects in files.items():
+        for file in dict.fromkeys(dialects.values()):
+            made_of[file] = f"onnx-{Path(file).stem}"
+            origin = reference if precision == full else f"onnx-{Path(files[full]['cpu']).stem}"
+            yield made_of[file], origin, trained.session(quantize / file)
+    for engine in engines.read(build, backends):
+        yield engine.name, made_of[engine.facts["onnx"]["file"]], engine.missing or engine.load(THREADS)
+
+
+def row(count: dict[str, Any], guess: Any, reference: Any, per_class: dict[str, float]) -> dict[str, Any]:
+    """Return one line of the table; `per_class` is the reference's."""
     low, high = wilson(count["correct"], count["n"])
+    drops = {name: round(per_class[name] - value, 4) for name, value in count["per_class"].items()}
+    worst = max(drops, key=lambda name: drops[name])
     return {
         "accuracy": round(count["correct"] / count["n"], 6),
         "low": round(low, 6),
@@ -52,4 +92,21 @@ def row(count: dict[str, Any], guess: Any, reference: Any) -> dict[str, Any]:
         "n": count["n"],
         "agreement": round(float((guess == reference).mean()), 6),
         "per_class": count["per_class"],
+        "worst_class": {"class": worst, "drop": drops[worst]},
     }
+
+
+def keep(path: Path, guesses: dict[str, Any], truth: Any) -> None:
+    """Write the answers of every row."""
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.partial")
+    save_file({name: np.asarray(labels, np.uint16) for name, labels in {**guesses, "truth": truth}.items()}, aside)
+    aside.rename(path)
+
+
+def foreign(out: Path) -> str | None:
+    """Say that INT8 was judged by another arithmetic than this machine's; None where it counts here."""
+    judged, here = json.loads(out.read_text())["int8_arithmetic"], target.int8_arithmetic(target.cpu())
+    return None if judged == here else f"judged with {judged} INT8 arithmetic, this machine's is {here}"

@@ -16,3 +16,22 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     centre = share + z2 / (2 * n)
     half = Z_95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
+
+
+def paired(right: Any, right_before: Any) -> dict[str, Any]:
+    """Return what a step changed on the same samples: samples gained and lost, the difference and its 95 % interval.
+
+    Both are boolean [n]. The interval is Agresti and Min's (2005, Statistics in Medicine 24): half a sample is added to
+    each kind of pair, then Wald's.
+    """
+    n = len(right)
+    gained, lost = int((right & ~right_before).sum()), int((~right & right_before).sum())
+    centre = (gained - lost) / (n + 2)
+    spread = Z * math.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2)
+    return {
+        "gained": gained,
+        "lost": lost,
+        "delta": round((gained - lost) / n, 6),
+        "delta_low": round(centre - spread, 6),
+        "delta_high": round(centre + spread, 6),
+    }

@@ -1,8 +1,6 @@
 """measure: latency and throughput of every engine on this machine, engines taking turns."""
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tasks import atomic, engines, trained
+from tasks import atomic, engines, target, trained
 
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 SINGLES, BATCHES, WARM_UP = 60, 6, 20  # calls per engine and round
 
 
@@ -106,13 +103,4 @@ def foreign(out: Path) -> str | None:
 
 def machine(threads: int) -> dict[str, Any]:
     """Return what a timing depends on: CPU, instruction sets, cores, threads."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", "").split()
-    return {
-        "cpu": facts.get("model name", platform.processor()),
-        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
-        "cores": os.cpu_count(),
-        "threads": threads,
-    }
+    return {**target.cpu(), "threads": threads}

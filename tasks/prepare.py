@@ -110,16 +110,36 @@ def check(samples: Any, source: Any, input: Any) -> tuple[list[Checked], list[Re
 
 
 def split(kept: list[Checked], validation: int, calibration: int) -> dict[str, list[Checked]]:
-    """Deal the training side by content hash; dropped files always join training, so they move no other image."""
+    """Deal the training side by content hash; dropped files always join training, so they move no other image.
+
+    Calibration takes its share of every class: INT8 ranges come from it.
+    """
     pool = sorted((s for s in kept if s.split == "train"), key=lambda s: s.content)
     dealt = [s for s in pool if not s.name.startswith("incoming/")]
-    held_out = {s.content for s in dealt[: validation + calibration]}
+    validating, calibrating = dealt[:validation], stratified(dealt[validation:], calibration)
+    held_out = {s.content for s in [*validating, *calibrating]}
     return {
         "train": [s for s in pool if s.content not in held_out],
-        "validation": dealt[:validation],
-        "calibration": dealt[validation : validation + calibration],
+        "validation": validating,
+        "calibration": calibrating,
         "test": [s for s in kept if s.split == "test"],
     }
+
+
+def stratified(samples: list[Checked], count: int) -> list[Checked]:
+    """Take `count` samples, each class its share of them, rounded by largest remainder; in the order given."""
+    sizes = Counter(s.label for s in samples)
+    shares = {label: min(count, len(samples)) * size / len(samples) for label, size in sizes.items()}
+    left = {label: int(share) for label, share in shares.items()}
+    most = sorted(shares, key=lambda label: (left[label] - shares[label], label))
+    for label in most[: min(count, len(samples)) - sum(left.values())]:
+        left[label] += 1
+    taken = []
+    for sample in samples:
+        if left[sample.label]:
+            left[sample.label] -= 1
+            taken.append(sample)
+    return taken
 
 
 def require(splits: dict[str, list[Checked]], classes: list[str], least: dict[str, int], seen: str) -> None:

@@ -5,6 +5,7 @@ import struct
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 SUFFIXES = ("sample", "label")
 
@@ -44,11 +45,21 @@ def paths(folder: Path, split: str) -> list[Path]:
 
 def read(folder: Path, split: str) -> Iterator[tuple[bytes, int]]:
     """Yield (encoded bytes, label) of a split, in order."""
+    for file, start, size, label in members(folder, split):
+        file.seek(start)
+        yield file.read(size), label
+
+
+def labels(folder: Path, split: str) -> Iterator[int]:
+    """Yield the labels of a split, in order."""
+    return (label for *_, label in members(folder, split))
+
+
+def members(folder: Path, split: str) -> Iterator[tuple[BinaryIO, int, int, int]]:
+    """Yield each sample's file, where its bytes begin in it, how many they are, and its label."""
     for path in paths(folder, split):
         with path.open("rb") as file:
             for line in path.with_suffix(".idx").read_text().splitlines()[1:]:
                 _, start, size, _, _, label_start, label_size, _ = line.split()
-                file.seek(int(start))
-                data = file.read(int(size))
                 file.seek(int(label_start))
-                yield data, struct.unpack("<i", file.read(int(label_size)))[0]
+                yield file, int(start), int(size), struct.unpack("<i", file.read(int(label_size)))[0]

@@ -6,17 +6,28 @@ from pathlib import Path
 from typing import Any
 
 DEVICE = "cpu"
-DIALECT = "onnxruntime"
+DIALECT = "cpu"
+PRECISIONS = ("fp32", "int8")  # its CPU kernels gain nothing from FP16
 SUFFIX = ".onnx"
+SERVED = True
+DISTRIBUTION = "onnxruntime"
 
 
-def build(source: Path, out: Path, max_batch: int) -> dict[str, Any]:
+def build(source: Path, out: Path, max_batch: int, options: Any) -> dict[str, Any]:
     """Copy the ONNX file once a session accepts it; the batch is dynamic, so `max_batch` sets no limit here."""
     import onnxruntime
 
-    session(source, threads=1)
+    try:
+        session(source, threads=1)
+    except Exception as error:  # it has no class of its own for a model that it can't run
+        raise ValueError(f"ONNX Runtime can't load {source.name}: {str(error).splitlines()[0]}") from None
     shutil.copyfile(source, out)
-    return {"onnxruntime": onnxruntime.__version__}
+    return {
+        "versions": {"onnxruntime": onnxruntime.__version__},
+        "flags": {"providers": ["CPUExecutionProvider"]},
+        "batch": [1, 1, None],
+        "runs_on": f"any CPU, by ONNX Runtime {onnxruntime.__version__} or later",
+    }
 
 
 def missing() -> str | None:
@@ -42,3 +53,13 @@ def session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def objections(engine: Path, facts: dict[str, Any], target: dict[str, Any]) -> list[str]:
+    """Object to a machine without ONNX Runtime, or with an older one than the engine was tried with."""
+    built, there = facts["versions"]["onnxruntime"], target["versions"].get("onnxruntime")
+    if there is None:
+        return ["the target has no ONNX Runtime"]
+    if [int(part) for part in there.split(".")[:2]] < [int(part) for part in built.split(".")[:2]]:
+        return [f"tried with ONNX Runtime {built}, the target has {there}"]
+    return []
