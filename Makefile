@@ -5,13 +5,16 @@ BIN := .venv/bin
 UV := 0.13.9
 DOWNLOAD := 1.2 GB
 
-.PHONY: run test up down setup lock lint
+.PHONY: run test up down setup lock lint gpu-check
 run: .venv/ready ## data -> trained -> optimised -> deployed
 	@$(BIN)/python -m flows.cli run $(PIPELINE)
 
 test: .venv/ready ## the whole test suite
 	@$(BIN)/python -m flows.cli setup
 	@$(BIN)/python -m pytest
+
+gpu-check: .venv/ready ## the tests that need an NVIDIA GPU; writes benchmarks/results/gpu-check.json
+	@$(BIN)/python benchmarks/gpu_check.py
 
 up: .venv/ready ## start Prefect, MLflow's UI, Triton and the schedule
 	@$(BIN)/python -m flows.cli up

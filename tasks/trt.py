@@ -9,6 +9,7 @@ from typing import Any
 
 INPUT, OUTPUT = "input", "logits"
 MOVES = {"CONSTANT", "SHUFFLE", "CAST", "IDENTITY", "QUANTIZE", "DEQUANTIZE"}  # layers that compute nothing
+INDICES = {"INT32", "INT64", "BOOL"}  # types of shapes and masks
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ def build(trt: Any, title: str, source: Path, max_batch: int, configure: Callabl
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ValueError(f"{title} can't build {source.name}: {'; '.join(words) or 'it gave no reason'}")
-    counts = Counter(layer["computes"] for layer in layers(network) if layer["type"] not in MOVES)
-    return Built(bytes(plan), batch, dict(sorted(counts.items())), config)
+    return Built(bytes(plan), batch, counts(layers(network)), config)
 
 
 def strongly_typed(trt: Any) -> int:
@@ -76,7 +76,7 @@ def complaints(parser: Any) -> str:
 
 
 def profile(builder: Any, network: Any, source: Path, batch: list[int]) -> Any:
-    """Return the optimisation profile of the one input; `ValueError` where more than its batch, or not even that, moves."""
+    """Return the optimisation profile; `ValueError` unless there is one input, its batch dynamic and all else fixed."""
     names = [network.get_input(i).name for i in range(network.num_inputs)]
     if names != [INPUT]:
         raise ValueError(f"{source.name}: its inputs are {', '.join(names) or 'none'}; export it with one, '{INPUT}'")
@@ -112,6 +112,12 @@ def layers(network: Any) -> list[dict[str, str]]:
     ]
 
 
+def counts(found: list[dict[str, str]]) -> dict[str, int]:
+    """Count the layers that compute by the type they do it in; those that move data or work out shapes are none."""
+    kinds = Counter(layer["computes"] for layer in found if layer["type"] not in MOVES)
+    return {kind: kinds[kind] for kind in sorted(kinds) if kind not in INDICES}
+
+
 def computes(layer: Any, integers: dict[str, str]) -> str:
     """Return the type a layer computes in, by where its inputs come from."""
     inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
@@ -137,9 +143,6 @@ def load(trt: Any, title: str, engine: Path, host_code: bool = False) -> Callabl
 
     `host_code` lets an engine bring code of its own, as a version-compatible one does: for engines of our own only.
     """
-    import numpy as np
-    import torch
-
     logger, words = listener(trt)
     runtime = trt.Runtime(logger)
     runtime.engine_host_code_allowed = host_code
@@ -149,6 +152,14 @@ def load(trt: Any, title: str, engine: Path, host_code: bool = False) -> Callabl
     if loaded.get_tensor_dtype(OUTPUT) != trt.DataType.FLOAT:
         kind = loaded.get_tensor_dtype(OUTPUT).name
         raise ValueError(f"{engine.name}: its {OUTPUT} are {kind}; convert the ONNX file with float inputs and outputs")
+    return predictor(loaded)
+
+
+def predictor(loaded: Any) -> Callable[[Any], Any]:
+    """Return inference by a loaded engine: numpy -> numpy."""
+    import numpy as np
+    import torch
+
     largest = loaded.get_tensor_profile_shape(INPUT, 0)[2][0]
     context, stream = loaded.create_execution_context(), torch.cuda.Stream()
 
