@@ -46,16 +46,12 @@ def outcomes(report: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
         ended = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        facts: dict[str, Any] = {
-            "outcome": "passed" if ended is None else {"failure": "failed"}.get(ended.tag, ended.tag)
+        found[f"{case.get('classname', '')}::{case.get('name', '')}"] = {
+            "outcome": "passed" if ended is None else ended.tag,
+            "reason": "" if ended is None else ended.get("message", ""),
+            "seconds": float(case.get("time", 0)),
+            "recorded": {each.get("name", ""): each.get("value") for each in case.iter("property")},
         }
-        if ended is not None:
-            facts["reason"] = ended.get("message", "")
-        facts["seconds"] = float(case.get("time", 0))
-        recorded = {each.get("name", ""): each.get("value") for each in case.iter("property")}
-        found[f"{case.get('classname', '')}::{case.get('name', '')}"] = facts | (
-            {"recorded": recorded} if recorded else {}
-        )
     return found
 
 

@@ -150,9 +150,9 @@ def trained(precision: str, accelerator: str = "gpu", steps: int = 30) -> tuple[
     built = network.build({"shape": [1, 28, 28], "classes": CLASSES}, 16).to(memory_format=torch.channels_last)
     knobs = {"learning_rate": 0.05, "weight_decay": 0.0005, "label_smoothing": 0.1}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = pl.Trainer(
-        precision=precision, max_steps=steps, accelerator=accelerator, devices=1, enable_model_summary=False, **quiet
-    )
+    quiet["enable_model_summary"] = False
+    device: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
+    trainer = pl.Trainer(precision=precision, max_steps=steps, callbacks=[Losses()], **device, **quiet)
     trainer.fit(Learner(built, network, knobs, cycle_steps=steps), torch.utils.data.DataLoader(data, batch_size=32))
     return seen, trainer
 

@@ -154,7 +154,7 @@ def test_engines_of_a_dropped_backend_are_not_read(ran: Miniature, tmp_path: Pat
 def test_an_unknown_backend_is_refused_by_name(tmp_path: Path) -> None:
     from tasks.build import build
 
-    with pytest.raises(ValueError, match="no backend 'onnxrt'; there are: onnxruntime, tensorrt_rtx"):
+    with pytest.raises(ValueError, match="no backend 'onnxrt'; there are: onnxruntime, tensorrt, tensorrt_rtx"):
         build("onnxrt", tmp_path, tmp_path / "out", max_batch=1)
 
 

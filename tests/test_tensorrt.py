@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,10 +142,11 @@ def test_turing_takes_fp16_and_says_why_not_fp32(sources: dict[str, Path], tmp_p
 def test_a_compute_capability_the_library_does_not_know_is_refused(
     sources: dict[str, Path], tmp_path: Path, capability: Any
 ) -> None:
-    with pytest.raises(ValueError, match="does not build for 90; it does for 75, 80, 86, 89, 120, 121|valid integer"):
+    with pytest.raises(
+        ValueError, match=rf"not build for {capability}; it does for 75, 80, 86, 89, 120, 121|valid integer"
+    ):
         options = tensorrt_rtx.Options.model_validate({"compute_capabilities": [89, capability]})
         build(sources["fp32"], tmp_path / "a.rtx", options)
-        raise AssertionError
 
 
 def test_knobs_have_no_defaults_and_no_strangers() -> None:
@@ -256,7 +258,7 @@ def test_without_a_gpu_engines_are_not_loaded_and_say_so(engines: dict[str, Engi
         tensorrt_rtx.load(engines["fp32"].path, threads=1)
 
 
-def test_quantising_a_network_of_numbers_leaves_numbers(sources: dict[str, Path]) -> None:
+def test_every_precision_gives_finite_numbers_close_to_fp32(sources: dict[str, Path]) -> None:
     """What the engines are built from computes the same in every precision, as far as the CPU can tell."""
     import onnxruntime
 
@@ -269,18 +271,12 @@ def test_quantising_a_network_of_numbers_leaves_numbers(sources: dict[str, Path]
 
 
 def test_tensorrt_says_what_to_install(sources: dict[str, Path], tmp_path: Path) -> None:
-    if objection_to_import() is None:
+    if find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed")
     words = r'needs NVIDIA\'s TensorRT.*pip install "engineworks\[gpu\]", or take tensorrt out of `backends`'
     with pytest.raises(ValueError, match=words):
         tensorrt.build(sources["fp32"], tmp_path / "a.plan", 8, tensorrt.Options.model_validate(FLAGS))
     assert tensorrt.missing() == 'TensorRT is not installed: pip install "engineworks[gpu]"'
-
-
-def objection_to_import() -> str | None:
-    import importlib.util
-
-    return None if importlib.util.find_spec("tensorrt") else "not installed"
 
 
 @pytest.fixture
@@ -327,7 +323,7 @@ def test_the_code_for_tensorrt_builds_by_the_common_api(plan: Engine, sources: d
         (
             {"hardware_compatibility": "same_compute_capability"},
             target(HOPPER),
-            ["8.9, the target's GPU 'NVIDIA H100'"],
+            ["8.9, the target's GPU"],
         ),
     ],
     ids=repr,
