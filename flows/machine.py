@@ -10,6 +10,7 @@ import psutil
 
 import tasks.backends
 from flows.finding import Finding
+from tasks import gpu as nvidia
 from tasks import params, target
 
 GB = 1e9
@@ -55,12 +56,12 @@ def cpu() -> list[Finding]:
 
 def gpu() -> list[Finding]:
     """Return NVIDIA's driver and the GPUs it shows, asked without torch."""
-    driver = target.driver()
+    driver = nvidia.driver()
     if driver is None:
         value, remedy = "none: training and serving on the CPU", "nothing to do, unless it has an NVIDIA GPU"
         return [Finding("gpu", "driver", "note", value, remedy)]
     if driver.error:
-        value = f"{target.CUDA} is there, but no GPU answers: {driver.error}"
+        value = f"{nvidia.DRIVER} is there, but no GPU answers: {driver.error}"
         return [Finding("gpu", "driver", "problem", value, "see what nvidia-smi says, and CUDA_VISIBLE_DEVICES")]
     found = [Finding("gpu", "driver", "ok", f"for CUDA {driver.cuda}")]
     for index, each in enumerate(driver.gpus):

@@ -34,7 +34,8 @@ def build(
             begun = time.monotonic()
             built = module.build(source, engine, max_batch, getattr(options, backend, None))
             built["seconds"] = time.monotonic() - begun
-            passport.issue(engine, pipeline, backend, precision, source, origin, built)
+            names = {"pipeline": pipeline, "backend": backend, "precision": precision}
+            passport.issue(engine, names, source, origin, built)
             engines[f"{backend}-{precision}"] = engine.name
             said.append(f"{precision} {engine.stat().st_size / 1e6:.2f} MB")
         atomic.write_json(folder / "build.json", {"engines": engines})

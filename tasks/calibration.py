@@ -1,4 +1,4 @@
-"""The calibration set, audited: INT8 takes its ranges from it, so it must be large, of every class, and seen nowhere else."""
+"""The calibration set, audited: INT8 takes its ranges from it, so it is large, of every class, and no judge's."""
 
 import hashlib
 from collections import Counter
@@ -45,8 +45,8 @@ def refuse_thin(labels: Counter[int], train: Counter[int], classes: list[str], p
         if labels[label] < max(1, int(expected / 2)):
             raise ValueError(
                 f"{prepare}: {labels[label]} of {labels.total():,} calibration samples are of class '{name}', whose "
-                f"share of the training split is {share:.0%} ({expected:.0f}); run the prepare stage again, which draws "
-                "from every class, or raise prepare.calibration"
+                f"share of the training split is {share:.0%} ({expected:.0f}); run the prepare stage again, which "
+                "draws from every class, or raise prepare.calibration"
             )
 
 

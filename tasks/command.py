@@ -90,7 +90,8 @@ def refuse_too_large(function: Callable[..., object], section: dict[str, Any], w
     """Raise `ValueError` for a knob that exceeds one of another stage, which its annotation names."""
     for name, hint in get_type_hints(function, include_extras=True).items():
         for mark in [mark for mark in marks(hint) if isinstance(mark, AtMost)]:
-            asked, most = section[function.__name__][name], section[mark.stage][mark.knob]
+            given, most = section[function.__name__][name], section[mark.stage][mark.knob]
+            asked = max(given) if isinstance(given, list) else given
             if asked > most:
                 raise ValueError(
                     f"{where}.{function.__name__}.{name}: Input should be at most {mark.stage}.{mark.knob}, which is "
@@ -141,7 +142,7 @@ def knobs(function: Callable[..., object], pipeline: str, section: dict[str, Any
     hints = get_type_hints(function, include_extras=True)
     typed = {name: mark for name in names for mark in marks(hints[name]) if isinstance(mark, workload.Typed)}
     hints |= {name: getattr(workload.part(workload_of(section), mark.part), mark.name) for name, mark in typed.items()}
-    hints |= {name: backends.options() for name in names if any(isinstance(m, backends.OfBackends) for m in marks(hints[name]))}
+    hints |= {name: backends.options() for name in names if backends.OfBackends() in marks(hints[name])}
     if any(mark.whole for mark in typed.values()):
         return {names[0]: checked(hints[names[0]], given, where)}
     refuse_wrong_names(given, names, where)

@@ -41,14 +41,15 @@ def evaluate(
     rows: dict[str, Any] = {}
     guesses: dict[str, Any] = {}
     reference = ""
-    for name, origin, predict in steps(workload, spec, train, quantize, build, backends):
+    for name, origin, spender, predict in steps(workload, spec, train, quantize, build, backends):
         reference = reference or name
         if isinstance(predict, str):
-            rows[name] = {"from": origin, "not_measured": predict}
+            rows[name] = {"from": origin, "spent_by": spender, "not_measured": predict}
             continue
         count, guesses[name] = scoring.score(predict, batches, spec["classes"])
         rows[name] = {
             "from": origin,
+            "spent_by": spender,
             **row(count, guesses[name], guesses[reference], rows.get(reference, count)["per_class"]),
             **paired(guesses[name] == truth, guesses[origin or name] == truth),
         }
@@ -62,22 +63,25 @@ def evaluate(
 
 def steps(
     workload: str, spec: dict[str, Any], train: Path, quantize: Path, build: Path, backends: list[str]
-) -> Iterator[tuple[str, str | None, Predict | str]]:
-    """Yield each step's name, the step it was made from, and how to run it, or why it can't be run here."""
+) -> Iterator[tuple[str, str | None, str, Predict | str]]:
+    """Yield each step's name, the one it comes from, who made it so, and how to run it, or why it can't be run here."""
     reference, predict = trained.original(workload, train, spec)
-    yield reference, None, predict
+    yield reference, None, "train", predict
     if not (train / trained.IMPORTED).exists():
-        yield trained.AUTOCAST, reference, trained.autocast(workload, train, spec)
+        yield "torch-autocast", reference, "mixed precision", trained.autocast(workload, train, spec)
     files = json.loads((quantize / "quantize.json").read_text())["files"]
-    full = next(iter(files))  # the first precision: the others come from the same export
-    made_of = {}
     for precision, dialects in files.items():
         for file in dict.fromkeys(dialects.values()):
-            made_of[file] = f"onnx-{Path(file).stem}"
-            origin = reference if precision == full else f"onnx-{Path(files[full]['cpu']).stem}"
-            yield made_of[file], origin, trained.session(quantize / file)
+            origin, spender = (reference, "export") if precision == "fp32" else ("onnx-fp32", f"quantize {precision}")
+            known = origin if origin == reference or "fp32" in files else reference
+            yield of(file), known, spender, trained.session(quantize / file)
     for engine in engines.read(build, backends):
-        yield engine.name, made_of[engine.facts["onnx"]["file"]], engine.missing or engine.load(THREADS)
+        yield engine.name, of(engine.facts["onnx"]["file"]), "build", engine.missing or engine.load(THREADS)
+
+
+def of(file: str) -> str:
+    """Name the step of an ONNX file: `int8.cpu.onnx` -> `onnx-int8.cpu`."""
+    return f"onnx-{Path(file).stem}"
 
 
 def row(count: dict[str, Any], guess: Any, reference: Any, per_class: dict[str, float]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The Wilson score interval: how far an accuracy measured on n samples can be trusted."""
+"""Intervals: how far an accuracy measured on n samples can be trusted, and a difference on the same samples."""
 
 from math import sqrt
+from typing import Any
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -27,7 +28,7 @@ def paired(right: Any, right_before: Any) -> dict[str, Any]:
     n = len(right)
     gained, lost = int((right & ~right_before).sum()), int((~right & right_before).sum())
     centre = (gained - lost) / (n + 2)
-    spread = Z * math.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2)
+    spread = Z_95 * sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) / (n + 2)
     return {
         "gained": gained,
         "lost": lost,

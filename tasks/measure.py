@@ -1,4 +1,4 @@
-"""measure: latency and throughput of every engine on this machine, engines taking turns."""
+"""measure: latency, throughput and memory of every engine on this machine, engines taking turns."""
 
 import json
 import time
@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from tasks import atomic, engines, target, trained
+from tasks import atomic, engines, footprint, target, trained
+from tasks.params import AtMost, distinct
 
-SINGLES, BATCHES, WARM_UP = 60, 6, 20  # calls per engine and round
+SINGLES, SAMPLES, WARM_UP = 60, 192, 20  # calls at batch 1, samples at each larger batch, calls before: each round
+Predictors = dict[str, Callable[[Any], Any]]
+Batch = Annotated[int, Field(ge=1, le=4096)]
 
 
 def measure(
@@ -23,11 +26,12 @@ def measure(
     *,
     threads: Annotated[int, Field(ge=1, le=1024)],
     rounds: Annotated[int, Field(ge=1, le=10_000)],
-    throughput_batch: Annotated[int, Field(ge=1, le=4096)],
+    batches: Annotated[list[Batch], Field(min_length=1), AfterValidator(distinct), AtMost("build", "max_batch")],
 ) -> None:
-    """Leave in `out` p50, p90 and p99 (ms) at batch 1 and images/s at `throughput_batch`, with this machine's marks.
+    """Leave in `out`, per engine, p50, p90 and p99 (ms) at batch 1, samples/s at each batch, and memory (MB).
 
-    All engines are loaded first, then take turns round by round, so that a busy moment hits them all alike.
+    All engines are loaded first, then take turns round by round, so that a busy moment hits them all alike; the figures
+    of each round are kept, so that `select` can tell a difference from noise. Memory is what a fresh process grows by.
     """
     import torch
     from safetensors.numpy import load_file
@@ -35,40 +39,51 @@ def measure(
     torch.set_num_threads(threads)
     spec = json.loads((prepare / "spec.json").read_text())
     golden = load_file(prepare / "golden.safetensors")["input"]
-    predictors = dict([trained.original(workload, train, spec)])
+    loaders: dict[str, Callable[[], Callable[[Any], Any]]] = {}
     rows: dict[str, Any] = {}
     for engine in engines.read(build, backends):
         if engine.missing:
             rows[engine.name] = {"not_measured": engine.missing}
         else:
-            predictors[engine.name] = engine.load(threads)
-    singles, rates = take_turns(predictors, golden, rounds, throughput_batch)
-    for name in predictors:
-        rows[name] = summary(singles[name], rates[name], threads, throughput_batch)
+            loaders[engine.name] = lambda engine=engine: engine.load(threads)  # type: ignore[misc]
+    largest = sample(golden, max(batches))
+    memory = {name: footprint.grown_mb(load, largest) for name, load in loaders.items()}  # before a thread is started
+    name, predict = trained.original(workload, train, spec)
+    predictors = {name: predict} | {name: load() for name, load in loaders.items()}
+    found = take_turns(predictors, golden, rounds, batches)
+    rows |= {name: summary(*found[name], threads) | {"memory_mb": memory.get(name)} for name in predictors}
     atomic.write_json(out, {"machine": machine(threads), "rounds": rounds, "rows": rows})
     print(f"{len(predictors)} ways to run it, {rounds} rounds in turns")
 
 
-def take_turns(
-    predictors: dict[str, Callable[[Any], Any]], golden: Any, rounds: int, batch: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return per engine the seconds of each call at batch 1, and the images/s of each round at `batch`."""
+def sample(golden: Any, size: int) -> Any:
+    """Return a batch of any size from the golden one."""
     import numpy as np
 
-    one, many = np.ascontiguousarray(golden[:1]), np.resize(golden, (batch, *golden.shape[1:]))
-    singles: dict[str, list[float]] = {name: [] for name in predictors}
-    rates: dict[str, list[float]] = {name: [] for name in predictors}
+    return np.ascontiguousarray(np.resize(golden, (size, *golden.shape[1:])))
+
+
+Turns = tuple[list[list[float]], dict[int, list[float]]]  # seconds of each call at batch 1 by round; samples/s by batch
+
+
+def take_turns(predictors: Predictors, golden: Any, rounds: int, batches: list[int]) -> dict[str, Turns]:
+    """Return what each way to run the network took, round by round."""
+    one, many = sample(golden, 1), {size: sample(golden, size) for size in batches}
+    found: dict[str, Turns] = {name: ([], {size: [] for size in batches}) for name in predictors}
     for predict in predictors.values():
-        for _ in range(WARM_UP):
-            predict(one)
-            predict(many)
+        for x in (one, *many.values()):
+            for _ in range(WARM_UP if len(x) == 1 else 2):
+                predict(x)
     for turn in range(rounds):
         for name, predict in predictors.items():
-            for _ in range(SINGLES):
-                singles[name].append(seconds(predict, one))
-            rates[name].append(batch * BATCHES / sum(seconds(predict, many) for _ in range(BATCHES)))
+            singles, rates = found[name]
+            singles.append([seconds(predict, one) for _ in range(SINGLES)])
+            for size, x in many.items():
+                calls = max(2, SAMPLES // size) if size > 1 else 0
+                spent = sum(seconds(predict, x) for _ in range(calls)) or sum(singles[-1])
+                rates[size].append(size * (calls or SINGLES) / spent)
         print(f"round {turn + 1} of {rounds}", flush=True)
-    return singles, rates
+    return found
 
 
 def seconds(predict: Callable[[Any], Any], x: Any) -> float:
@@ -78,20 +93,26 @@ def seconds(predict: Callable[[Any], Any], x: Any) -> float:
     return time.perf_counter() - start
 
 
-def summary(singles: list[float], rates: list[float], threads: int, batch: int) -> dict[str, Any]:
-    """Return one line of the table."""
+def summary(singles: list[list[float]], rates: dict[int, list[float]], threads: int) -> dict[str, Any]:
+    """Return one line of the table: medians over the rounds, and the rounds themselves."""
     import numpy as np
 
-    p50, p90, p99 = (round(float(v) * 1e3, 4) for v in np.percentile(singles, [50, 90, 99]))
-    rate = float(np.median(rates))
+    p50, p90, p99 = (round(float(v) * 1e3, 4) for v in np.percentile(np.concatenate(singles), [50, 90, 99]))
+    throughput = {str(size): round(float(np.median(values)), 1) for size, values in rates.items()}
+    best = max(throughput, key=lambda size: throughput[size])
     return {
         "p50_ms": p50,
         "p90_ms": p90,
         "p99_ms": p99,
-        "calls": len(singles),
-        "images_per_s": round(rate, 1),
-        "images_per_s_per_core": round(rate / threads, 1),
-        "batch": batch,
+        "calls": sum(len(each) for each in singles),
+        "throughput": throughput,
+        "images_per_s": throughput[best],
+        "images_per_s_per_core": round(throughput[best] / threads, 1),
+        "batch": int(best),
+        "rounds": {
+            "latency": [round(float(np.median(each)) * 1e3, 4) for each in singles],
+            "throughput": [round(value, 1) for value in rates[int(best)]],
+        },
     }
 
 

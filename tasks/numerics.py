@@ -13,7 +13,7 @@ def report(source: Path, converted: Path, x: Any) -> dict[str, Any]:
     """Return how far the logits are apart, and the worst layers: `{"logits": {...}, "worst_layers": [...]}`.
 
     The measure is the signal-to-quantisation-noise ratio in dB, 10 log10(sum(a^2) / sum((a - b)^2)), as in ONNX
-    Runtime's `qdq_loss_debug`. Layers are compared where both files name the same tensor; errors add up along the network.
+    Runtime's `qdq_loss_debug`. Layers are compared where both files name a tensor alike; errors add up on the way.
     `ValueError` where the converted file gives NaN or infinities.
     """
     import onnx
@@ -34,7 +34,7 @@ def report(source: Path, converted: Path, x: Any) -> dict[str, Any]:
 
 
 def as_handed_on(model: Any, names: list[str]) -> dict[str, str]:
-    """Return for each tensor the one that the next layer reads: behind Q/DQ the dequantised (a Relu may be in the Q)."""
+    """Return for each tensor the one that the next layer reads: behind Q/DQ the dequantised (Q may hold a Relu)."""
     quantised = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     restored = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     return {name: restored.get(quantised.get(name, ""), name) for name in names}

@@ -20,7 +20,7 @@ WORDS = {"array": "list", "an object": "a group of keys", "Field required": "Inp
 
 @dataclass(frozen=True)
 class AtMost:
-    """Marks a knob that may not exceed a knob of another stage."""
+    """Marks a knob, or a list of them, that may not exceed a knob of another stage."""
 
     stage: str
     knob: str

@@ -26,28 +26,25 @@ def beside(engine: Path) -> Path:
     return engine.with_name(engine.name + SUFFIX)
 
 
-def issue(
-    engine: Path, pipeline: str, backend: str, precision: str, source: Path, origin: dict[str, Any], built: dict[str, Any]
-) -> None:
+def issue(engine: Path, names: dict[str, str], source: Path, origin: dict[str, Any], built: dict[str, Any]) -> None:
     """Write the passport of an engine that was just built from the ONNX file `source`.
 
-    `origin` is quantize.json, `built` what the backend says of its build, and how many seconds it took.
+    `names` are its pipeline, backend and precision, `origin` is quantize.json, `built` what the backend says of its
+    build, with the seconds that it took.
     """
-    facts = {
-        "engine": f"{backend}-{precision}",
-        "pipeline": pipeline,
-        "backend": backend,
-        "precision": precision,
-        "device": backends.backend(backend).DEVICE,
+    facts: dict[str, Any] = {
+        "engine": f"{names['backend']}-{names['precision']}",
+        **names,
+        "device": backends.backend(names["backend"]).DEVICE,
         "file": engine.name,
         "sha256": sha256(engine),
         "size_bytes": engine.stat().st_size,
         "onnx": {"file": source.name, "sha256": sha256(source)},
-        "calibration": calibration(origin) if precision == "int8" else None,
+        "calibration": calibration(origin) if names["precision"] == "int8" else None,
         "preprocessing_sha256": origin["preprocessing_sha256"],
         "tensors": tensors(source),
         **{name: built[name] for name in ("batch", "versions", "flags", "runs_on")},
-        "layers": built.get("layers"),
+        **{name: built[name] for name in ("layers", "gpu") if name in built},
         "built": {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(built["seconds"], 2),

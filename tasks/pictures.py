@@ -63,6 +63,26 @@ def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) 
     save(figure, out)
 
 
+def budget(out: Path, rungs: list[dict[str, Any]]) -> None:
+    """Draw what each step changed, in percentage points with its 95 % interval, and the accuracy it ends at."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(9, 0.42 * len(rungs) + 1.2))
+    for height, rung in enumerate(rungs):
+        low, middle, high = (100 * rung[name] for name in ("delta_low", "delta", "delta_high"))
+        if rung["from"] is not None:
+            colour = ORANGE if high < 0 else GREEN if low > 0 else BLUE
+            axis.errorbar(middle, height, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, capsize=3)
+        text = f"{rung['accuracy']:.4f}" + ("" if rung["from"] is None else f"   {rung['spent_by']}")
+        axis.text(1.02, height, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+    axis.axvline(0, color=GREY, lw=1)
+    axis.set_yticks(range(len(rungs)), [rung["step"] for rung in rungs])
+    axis.invert_yaxis()
+    axis.set_xlabel(f"percentage points against the step before, 95 % interval, n={rungs[0]['n']:,}")
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.grid(axis="x", alpha=0.25)
+    save(figure, out)
+
+
 def pyplot() -> Any:
     """Import matplotlib for files only."""
     import matplotlib

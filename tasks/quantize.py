@@ -124,7 +124,6 @@ def to_fp16(source: Path, out: Path, batches: list[Any]) -> None:
     import logging
 
     import numpy as np
-    import onnx
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     logging.disable(logging.INFO)

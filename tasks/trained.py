@@ -39,6 +39,21 @@ def predictor(built: Any) -> Callable[[Any], Any]:
     return predict
 
 
+def autocast(workload: str, train: Path, spec: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return the same network as mixed precision computes it: float16 on a GPU, bfloat16 on a CPU."""
+    import torch
+
+    built = network(workload, train, spec)
+    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.bfloat16)
+    built.to(device)
+
+    def predict(x: Any) -> Any:
+        with torch.inference_mode(), torch.autocast(device, dtype):
+            return built(torch.from_numpy(x).to(device)).float().cpu().numpy()
+
+    return predict
+
+
 def session(path: Path) -> Callable[[Any], Any]:
     """Return ONNX Runtime inference on the CPU: `input` -> `logits`."""
     import onnxruntime

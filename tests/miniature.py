@@ -30,8 +30,9 @@ KNOBS: dict[str, dict[str, Any]] = {
         "max_epochs": 3,
     },
     "evaluate": {"batch_size": 100},
-    "measure": {"rounds": 2},
-    "select": {"max_accuracy_drop": 0.05},
+    "quantize": {"min_calibration": 64},
+    "measure": {"rounds": 5, "batches": [1, 32]},
+    "select": {"max_accuracy_drop": 0.05, "max_class_drop": 0.2, "min_agreement": 0.9},
 }
 
 

@@ -23,6 +23,7 @@ FLOWS_KNOBS = {"deploy"}  # sections read by a flow, not by a stage
 NEUTRAL = {"tasks/command.py", "tasks/settings.py", "tasks/atomic.py", "tasks/workload.py", "tasks/pictures.py"}
 NEUTRAL |= {"tasks/__init__.py", "tasks/backends/__init__.py", "tasks/params.py", "tasks/document.py", "tasks/guard.py"}
 COPIED = {"package": {"tasks/modalities/image/preprocess.py"}}  # into the model repository, as a file
+RUN_ENGINES = {"evaluate", "measure"}
 MODALITY_PARTS = FOLDERS["modalities"]
 FACTS = {"pipeline", "workload", "backends", "params"}
 
@@ -103,15 +104,25 @@ def test_data_comes_from_a_stage_written_upstream_first(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_list_of_code_is_complete_and_no_longer(stage: str) -> None:
     listed = {path for path in paths(stage, "deps") if path.endswith(".py")}
-    expected = closure(f"tasks/{stage}.py", "backend" in signature(function(stage))[0])
+    expected = closure(f"tasks/{stage}.py")
+    if "backend" in signature(function(stage))[0]:  # one of them
+        expected |= behind_backends() | {"tasks/backends/onnxruntime.py"}
+    if stage in RUN_ENGINES:  # of any of them
+        expected |= behind_backends()
     if stage == "train":  # an import may stand in its place, and needs its code, too
-        expected |= closure("tasks/imported.py", False) - {"tasks/imported.py"}
+        expected |= closure("tasks/imported.py") - {"tasks/imported.py"}
     folders = tuple(f"{path}/" for path in paths(stage, "deps") if path.startswith("tasks/modalities/"))
     covered = {path for path in expected if path.startswith(folders)} - listed
     assert listed == (expected | COPIED.get(stage, set())) - covered
 
 
-def closure(start: str, one_backend: bool) -> set[str]:
+def behind_backends() -> set[str]:
+    """Return the files that some backend's code reaches, the backends themselves aside."""
+    files = {f"tasks/backends/{path.name}" for path in (ROOT / "tasks" / "backends").glob("[a-z]*.py")}
+    return {path for file in files for path in closure(file)} - files
+
+
+def closure(start: str) -> set[str]:
     """Return the project's files that a stage's code reaches, found by reading imports and `part(...)` calls."""
     found: set[str] = set()
     queue = [start]
@@ -121,7 +132,7 @@ def closure(start: str, one_backend: bool) -> set[str]:
             continue
         found.add(path)
         queue += reached(ast.parse((ROOT / path).read_text()))
-    return found | ({"tasks/backends/onnxruntime.py"} if one_backend else set())
+    return found
 
 
 def reached(tree: ast.AST) -> list[str]:
@@ -140,7 +151,7 @@ def reached(tree: ast.AST) -> list[str]:
 def test_the_fingerprint_of_a_training_covers_the_code_that_dvc_watches() -> None:
     from tasks.train import code
 
-    assert {str(path.relative_to(ROOT)) for path in code("image/classification")} == closure("tasks/train.py", False)
+    assert {str(path.relative_to(ROOT)) for path in code("image/classification")} == closure("tasks/train.py")
 
 
 def test_every_output_is_ignored_by_git_but_the_portable_metrics() -> None:
@@ -156,7 +167,10 @@ def test_backends_are_files_with_the_same_offer() -> None:
 
     for path in (ROOT / "tasks" / "backends").glob("[a-z]*.py"):
         module = backend(path.stem)
-        assert module.DEVICE in {"cpu", "gpu"} and module.DIALECT in {"onnxruntime", "tensorrt"} and module.SUFFIX
-        assert callable(module.build) and callable(module.load) and callable(module.missing)
+        assert module.DEVICE in {"cpu", "gpu"} and module.DIALECT in {"cpu", "tensorrt"} and module.SUFFIX
+        assert set(module.PRECISIONS) <= {"fp32", "fp16", "int8"} and module.DISTRIBUTION
+        assert all(callable(getattr(module, name)) for name in ("build", "load", "missing", "objections"))
+        if module.SERVED:  # its file is copied to the server, and has to do alone
+            assert closure(f"tasks/backends/{path.name}") == {f"tasks/backends/{path.name}"}
     assert all(backend(name) for name in PARAMS["backends"])
     assert Path(ROOT, "LICENSE").exists()

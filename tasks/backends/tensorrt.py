@@ -15,6 +15,8 @@ DEVICE = "gpu"
 DIALECT = "tensorrt"
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".plan"
+SERVED = False  # by the Triton that this project installs; NVIDIA's container has the tensorrt_plan backend
+DISTRIBUTION = "tensorrt"
 TITLE = "TensorRT"
 INSTALL = 'pip install "engineworks[gpu]"'
 CACHES = settings.STATE / "timing"
@@ -79,7 +81,19 @@ def construct(
         "batch": built.batch,
         "layers": built.layers,
         "gpu": device,
+        "runs_on": f"{fitting(device, options)}, by {TITLE} {library.__version__}"
+        f"{' or later' if options.version_compatible else ' alone'}",
     }
+
+
+def fitting(device: dict[str, Any], options: Options) -> str:
+    """Name the GPUs that a plan built on this one fits."""
+    capability = f"GPUs of compute capability {device['compute_capability']}"
+    return {
+        "none": f"the GPU {device['name']!r}",
+        "ampere_plus": "GPUs of compute capability 8.0 or newer",
+        "same_compute_capability": capability,
+    }[options.hardware_compatibility]
 
 
 def remember(config: Any, kept: Path) -> None:

@@ -13,6 +13,8 @@ DEVICE = "gpu"
 DIALECT = "tensorrt"
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIX = ".rtx"
+SERVED = False  # Triton's tensorrt_plan backend does not load such engines
+DISTRIBUTION = "tensorrt-rtx-cu13-libs"
 TITLE = "TensorRT for RTX"
 # By observation of 1.7's engines: a header of 64 bytes, and what each bit of its mask of targets stands for.
 MAGIC, HEADER = b"vtrt", 64
@@ -71,6 +73,7 @@ def build(source: Path, out: Path, max_batch: int, options: Options) -> dict[str
         "flags": {"strongly_typed": True, "compute_capabilities": found.targets, "newer": found.newer},
         "batch": built.batch,
         "layers": built.layers,
+        "runs_on": f"GPUs of compute capability {found}, by {TITLE} {library.__version__} alone",
     }
 
 
