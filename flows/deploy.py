@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 from tritonclient.utils import InferenceServerException
 
-from flows import golden, live, repository
+from flows import golden, live, promotion, receipt, repository
 from flows.addresses import address
-from flows.gate import classes, gate, knobs, package, read_json
+from flows.gate import Knobs, classes, gate, knobs, package, read_json
 from flows.refusal import Refused
-from tasks import atomic, shards
-from tasks.interval import wilson
+from tasks import budget
 from tasks.package import VERSION, modality, public
-from tasks.settings import STATE
 
-RECEIPTS = STATE / "triton" / "live"
 UNCHANGED = "Unchanged"  # state of a deploy that found its package live
 
 
@@ -31,11 +29,11 @@ def deploy(pipeline: str) -> State[dict[str, Any]]:
     The first two carry the receipt; Refused carries `{"refused": [reason, ...]}` and what was live serves on.
     """
     try:
-        receipt, name = go_live(pipeline)
+        left, name = go_live(pipeline)
     except Refused as refusal:
         return Completed(name="Refused", message=str(refusal), data={"refused": refusal.reasons})
-    served = f"{receipt['engine']} is live as version {receipt['version']}"
-    return Completed(name=name, message=served, data=receipt)
+    served = f"{left['engine']} is live as version {left['version']}"
+    return Completed(name=name, message=served, data=left)
 
 
 def go_live(pipeline: str) -> tuple[dict[str, Any], str]:
@@ -43,32 +41,26 @@ def go_live(pipeline: str) -> tuple[dict[str, Any], str]:
 
     Raises `Refused` where a gate does not let it pass. Where this very package is live and answers, nothing is loaded.
     """
-    facts, bound = gate(pipeline), knobs(pipeline).max_score_difference
+    facts, bounds = gate(pipeline), knobs(pipeline)
     with alone():
         client = live.connect()
         batch = golden.read(package(pipeline), pipeline, facts["engine"], classes(pipeline))
-        receipt = read_receipt(pipeline)
-        same = receipt is not None and receipt["sha256"] == facts["sha256"]
+        left = receipt.read(pipeline)
+        same = left is not None and left["sha256"] == facts["sha256"]
         name = UNCHANGED
-        if receipt is None or not same or not is_live(live.Served(client, pipeline), batch, bound):
-            receipt, name = replace(client, pipeline, batch, bound, facts), "Deployed"
+        if left is None or not same or not is_live(live.Served(client, pipeline), batch, bounds.max_score_difference):
+            left, name = replace(client, pipeline, batch, bounds, facts), "Deployed"
     from tasks.record import promote
 
-    promote(pipeline, receipt)  # also where nothing was deployed: an emptied MLflow gets its champion back
-    return receipt, name
-
-
-def read_receipt(pipeline: str) -> dict[str, Any] | None:
-    """Return what the last deploy left, if there was one."""
-    path = RECEIPTS / f"{pipeline}.json"
-    return read_json(path) if path.exists() else None
+    promote(pipeline, left)  # also where nothing was deployed: an emptied MLflow gets its champion back
+    return left, name
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """Hold the one lock of all deploys: two loads at once can hang the server."""
-    RECEIPTS.mkdir(parents=True, exist_ok=True)
-    with (RECEIPTS.parent / "deploy.lock").open("w") as file:
+    receipt.FOLDER.mkdir(parents=True, exist_ok=True)
+    with (receipt.FOLDER.parent / "deploy.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -85,25 +77,34 @@ def is_live(served: live.Served, batch: golden.Golden, bound: float) -> bool:
     return True
 
 
-def replace(client: Any, pipeline: str, batch: golden.Golden, bound: float, facts: dict[str, Any]) -> dict[str, Any]:
-    """Take the live version's place, proved before and after, and leave a receipt; on any error put all back."""
+def replace(client: Any, pipeline: str, batch: golden.Golden, bounds: Knobs, facts: dict[str, Any]) -> dict[str, Any]:
+    """Take the live version's place, proved and judged first, and return the receipt; on any error put all back."""
     before, previous = repository.configurations(pipeline), repository.live_version(pipeline)
     version = max(repository.versions(pipeline), default=0) + 1
     retire(client, pipeline, {v for v in repository.versions(pipeline) if v > previous})  # left by a killed deploy
+    test = promotion.test_set(pipeline)
     try:
         stage(client, pipeline, version)
-        prove(live.Served(client, pipeline, version), batch, bound)
+        candidate = live.Served(client, pipeline, version)
+        prove(candidate, batch, bounds.max_score_difference)
+        answers = score(candidate, test)
+        against = promotion.champion(client, pipeline, test)
+        compared = promotion.challenge(answers, against, test, bounds.max_champion_drop)
         switch(client, pipeline, version)
-        proof = prove(live.Served(client, pipeline), batch, bound)
-        served = score(live.Served(client, pipeline))
+        proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
     except BaseException:
         restore(client, pipeline, before, version)
         raise
     retire(client, pipeline, repository.versions(pipeline) - {previous, version})
-    receipt = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
-    receipt |= served | {"golden": proof, "url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
-    atomic.write_json(RECEIPTS / f"{pipeline}.json", receipt)
-    return receipt
+    served = promotion.served(pipeline, facts["engine"], answers, test)
+    evaluated = read_json(Path("metrics", "evaluate", f"{pipeline}.json"))
+    left = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
+    left |= {"served_accuracy": served["accuracy"], **{name: served[name] for name in ("n", "low", "high")}, **compared}
+    left |= {"golden": proof, "budget": budget.table(evaluated, facts["engine"], served)}
+    left |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+    left |= {"url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
+    receipt.write(pipeline, left, test.sha256, answers)
+    return left
 
 
 @task(cache_policy=NO_CACHE)
@@ -129,14 +130,9 @@ def switch(client: Any, pipeline: str, version: int) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def score(served: live.Served) -> dict[str, Any]:
-    """Classify the whole test set through the live server: accuracy with its 95 % interval."""
-    samples, labels = zip(*shards.read(Path("data", "prepare", served.pipeline), "test"), strict=True)
-    answers, _ = served.classify_all(samples)
-    names = classes(served.pipeline)
-    correct = sum(answer == names[label] for answer, label in zip(answers, labels, strict=True))
-    low, high = wilson(correct, len(labels))
-    return {"served_accuracy": correct / len(labels), "n": len(labels), "low": low, "high": high}
+def score(served: live.Served, test: promotion.TestSet) -> list[str]:
+    """Classify the whole test set through the server."""
+    return served.classify_all(test.samples)[0]
 
 
 def restore(client: Any, pipeline: str, before: repository.Files, version: int) -> None:

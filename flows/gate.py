@@ -6,8 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows import serving
 from flows.refusal import Refused
-from tasks.package import VERSION, digest
+from tasks import backends, passport, target
+from tasks.digest import joint
+from tasks.package import VERSION, digest, parts
 from tasks.params import PARAMS, block, checked, read
 
 
@@ -16,6 +19,7 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     max_score_difference: Annotated[float, Field(ge=0, le=1)]
+    max_champion_drop: Annotated[float, Field(ge=0, le=1)]
 
 
 def gate(pipeline: str) -> dict[str, Any]:
@@ -31,7 +35,25 @@ def gate(pipeline: str) -> dict[str, Any]:
         raise Refused(reasons)
     if digest(package(pipeline) / "repository") != facts["sha256"]:
         raise ValueError(f"{package(pipeline)}: not the bytes that package.json names; run the package stage again")
+    admit(pipeline, facts["engine"])
     return facts
+
+
+def admit(pipeline: str, engine: str) -> None:
+    """Raise `Refused` where the packaged engine's passport does not let it into this server, or names another input."""
+    preprocess, inference = (package(pipeline) / "repository" / name / VERSION for name in parts(pipeline))
+    file = inference / f"engine{backends.backend(engine.split('-')[0]).SUFFIX}"
+    verdict = passport.check(file, target.target() | {"versions": target.versions() | serving.versions()})
+    reasons = [f"check: {reason}" for reason in verdict.reasons]
+    if verdict.answer == "rebuild":
+        reasons.append(f"check: run {verdict.command}")
+    if verdict.answer == "load":
+        facts = passport.read(file)
+        there = joint(preprocess / "preprocess.py", preprocess / "spec.json")
+        if facts["preprocessing_sha256"] != there:
+            reasons = ["check: the package preprocesses otherwise than the engine was calibrated and judged with"]
+    if reasons:
+        raise Refused(reasons)
 
 
 def knobs(pipeline: str) -> Knobs:

@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-from flows import addresses, services, serving
+from flows import addresses, receipt, services
 from flows.finding import Finding
 
-RECEIPTS = serving.MODELS.with_name("live")
 ANSWER_S = 1.0
 THEIRS = {"PREFECT": "PREFECT_API_URL", "MLFLOW": "MLFLOW_TRACKING_URI"}  # with these set, ours is not started
 
@@ -62,7 +61,7 @@ def servers() -> list[Finding]:
     """Return each server, up or down, and each deployed pipeline while Triton is up: whether it answers."""
     every = services.known()
     pids = {each.name: process.pid for each in every if (process := services.process(each.name))}
-    receipts = {path.stem: json.loads(path.read_text()) for path in RECEIPTS.glob("*.json") if "triton" in pids}
+    receipts = {path.stem: json.loads(path.read_text()) for path in receipt.FOLDER.glob("*.json") if "triton" in pids}
     models = f"http://{addresses.address('TRITON_HTTP')}/v2/models"
     ready = {name: f"{models}/{name}/ready" for name in sorted(receipts)}
     heard = answering([*(each.health for each in every if each.name in pids and each.health), *ready.values()])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flows import addresses
+from flows import addresses, receipt
 from flows.gate import package, read_json
 from tasks import settings
 from tasks.champion import ALIAS, version_of
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 TIMEOUT_S = 3.0
 PAGE = 200  # Prefect gives at most that many at once
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-RECEIPTS = settings.STATE / "triton" / "live"
 
 
 def prefect_api() -> str:
@@ -157,9 +156,8 @@ def in_prefect(flow_run_id: str | None) -> dict[str, Any]:
 
 def deployed(pipeline: str) -> dict[str, Any]:
     """Return what the last deploy left live and whether it is the package that lies here."""
-    receipt = RECEIPTS / f"{pipeline}.json"
-    if not receipt.exists():
+    live, facts = receipt.read(pipeline), package(pipeline) / "package.json"
+    if live is None:
         return {"why": "nothing"}
-    live, facts = read_json(receipt), package(pipeline) / "package.json"
     same = facts.exists() and read_json(facts)["sha256"] == live["sha256"]
     return {"engine": live["engine"], "version": live["version"], "sha256": live["sha256"], "this_package": same}

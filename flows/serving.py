@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 from flows import addresses
+from tasks import backends
 from tasks.settings import STATE
 
 SERVER = "nvidia-pytriton==0.7.0"  # Triton 2.51 as a wheel; it wants numpy<2, so it never enters our own environment
@@ -20,6 +21,13 @@ STAMP = SERVING / "installed"
 MODELS = STATE / "triton" / "models"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON = f"libpython{PYTHON}.so.1.0"
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each backend's library in the server's environment, where it has one."""
+    pinned = dict(line.split("==") for line in LOCK.read_text().splitlines() if "==" in line)
+    distributions = {name: backends.backend(name).DISTRIBUTION for name in backends.names()}
+    return {name: pinned[found] for name, found in distributions.items() if found in pinned}
 
 
 def install() -> None:

@@ -1,12 +1,13 @@
-"""The registered model of a pipeline: one version per recorded run, the alias `champion` on the one that serves."""
+"""A pipeline's registered model: a version per recorded run; `champion` serves, `previous` did, `candidate` may."""
 
 import json
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import settings
+from tasks import pictures, settings
 from tasks.mirror import RUN_KEY, connect, local_database, tagged
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
-ALIAS = "champion"
+ALIAS, BEFORE, NEXT = "champion", "previous", "candidate"
+CODE = Path(__file__).parents[1] / "infra" / "mlflow" / "model.py"
 PACKAGE = "package"  # tag of a run: SHA-256 of the packaged model repository
 RECEIPTS = Path("models/record")
 
@@ -35,13 +37,34 @@ def promote(pipeline: str, receipt: dict[str, Any]) -> None:
     if run is None or number is None:
         raise ValueError(f"MLflow holds no model of the package of '{pipeline}' that is served; run the record stage")
     served = {f"served_{name.removeprefix('served_')}": receipt[name] for name in ("served_accuracy", "low", "high")}
-    for name, value in served.items():
-        if run.data.metrics.get(name) != value:
-            client.log_metric(run.info.run_id, name, value)
+    new = {name: value for name, value in served.items() if run.data.metrics.get(name) != value}
+    for name, value in new.items():
+        client.log_metric(run.info.run_id, name, value)
+    if new:
+        draw(client, run.info.run_id, receipt.get("budget", []))
     if run.data.tags.get("deployed") != "yes":
         client.set_tag(run.info.run_id, "deployed", "yes")
-    if str(client.get_registered_model(pipeline).aliases.get(ALIAS)) != number:
+    crown(client, pipeline, number)
+
+
+def crown(client: "MlflowClient", pipeline: str, number: str) -> None:
+    """Move `champion` to a version, and `previous` to the one that had it; a candidate it is no more."""
+    aliases = {alias: str(version) for alias, version in client.get_registered_model(pipeline).aliases.items()}
+    if aliases.get(ALIAS) != number:
+        if ALIAS in aliases:
+            client.set_registered_model_alias(pipeline, BEFORE, aliases[ALIAS])
         client.set_registered_model_alias(pipeline, ALIAS, number)
+    if aliases.get(NEXT) == number:
+        client.delete_registered_model_alias(pipeline, NEXT)
+
+
+def draw(client: "MlflowClient", run_id: str, rungs: list[dict[str, Any]]) -> None:
+    """Put the accuracy budget, down to what was served, in the place of the one that ends at the engine."""
+    if rungs:
+        with tempfile.TemporaryDirectory() as aside:
+            pictures.budget(Path(aside) / "budget.png", rungs)
+            client.log_artifact(run_id, str(Path(aside) / "budget.png"), "pictures")
+        client.log_text(run_id, json.dumps(rungs, indent=2), "reports/budget.json")
 
 
 def version_of(client: "MlflowClient", pipeline: str, run_id: str) -> str | None:
@@ -51,16 +74,19 @@ def version_of(client: "MlflowClient", pipeline: str, run_id: str) -> str | None
     return str(max(numbers)) if numbers else None
 
 
-def register(client: "MlflowClient", pipeline: str, run: "Run", onnx_file: Path, tags: dict[str, str]) -> str:
-    """Store an ONNX file as a model that `mlflow.pyfunc` loads, and register it; return its version's number."""
+def register(client: "MlflowClient", pipeline: str, run: "Run", engine: Path, tags: dict[str, str]) -> str:
+    """Store a packaged engine as a model that `mlflow.pyfunc` loads, and register it as candidate; return its number.
+
+    `engine` is the folder that the server runs: the engine, its passport, its backend's file and the facts.
+    """
     from mlflow.entities import LoggedModelOutput
 
     run_id, experiment_id = run.info.run_id, run.info.experiment_id
     for leftover in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
         client.delete_logged_model(leftover.model_id)
-    model = client.create_logged_model(experiment_id, pipeline, run_id, tags=tags, model_type="onnx")
+    model = client.create_logged_model(experiment_id, pipeline, run_id, tags=tags, model_type="engine")
     with tempfile.TemporaryDirectory() as aside:
-        save(onnx_file, Path(aside) / "model", run_id, model.model_id)
+        save(engine, Path(aside) / "model", run_id, model.model_id)
         client.log_model_artifacts(model.model_id, str(Path(aside) / "model"))
     model = client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -70,44 +96,38 @@ def register(client: "MlflowClient", pipeline: str, run: "Run", onnx_file: Path,
     database = local_database(settings.tracking_uri())
     source = model.artifact_location if database else f"models:/{model.model_id}"
     created = client.create_model_version(pipeline, source, run_id, tags=tags, model_id=model.model_id)
+    client.set_registered_model_alias(pipeline, NEXT, str(created.version))
     return str(created.version)
 
 
-def save(onnx_file: Path, folder: Path, run_id: str, model_id: str) -> None:
-    """Write MLflow's folder for an ONNX file: runs on ONNX Runtime's CPU, in one file."""
-    import mlflow.onnx
-    import onnx
+def save(engine: Path, folder: Path, run_id: str, model_id: str) -> None:
+    """Write MLflow's folder for an engine: code and files, no pickle."""
+    import mlflow.pyfunc
     from mlflow.models import Model
 
-    network = onnx.load(onnx_file)
-    mlflow.onnx.save_model(
-        network,
-        folder,
-        mlflow_model=Model(run_id=run_id, model_id=model_id),
-        signature=signature(network),
-        pip_requirements=[f"onnxruntime=={version('onnxruntime')}", "numpy", f"onnx=={version('onnx')}"],
-        onnx_execution_providers=["CPUExecutionProvider"],  # MLflow's default warns on a machine without a GPU
-        save_as_external_data=False,
-    )
+    (passport,) = (json.loads(path.read_text()) for path in engine.glob("*.passport.json"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example.*")  # the signature is written, not guessed
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(CODE),
+            artifacts={"engine": str(engine)},
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+            signature=signature(passport["tensors"]),
+            pip_requirements=[passport["requires"], "numpy", f"mlflow=={version('mlflow')}"],
+        )
 
 
-def signature(network: Any) -> "ModelSignature":
-    """Return the names, types and shapes of an ONNX model's tensors; an open dimension is -1."""
-    import onnx
+def signature(tensors: dict[str, list[dict[str, Any]]]) -> "ModelSignature":
+    """Return the names, types and shapes of an engine's tensors, and of the label; an open dimension is -1."""
+    import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    def schema(values: Any) -> Schema:
-        tensors = [(value.name, value.type.tensor_type) for value in values]
-        return Schema(
-            [
-                TensorSpec(
-                    onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type),
-                    tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim),
-                    name,
-                )
-                for name, tensor in tensors
-            ]
-        )
+    def schema(values: list[dict[str, Any]]) -> list[TensorSpec]:
+        shapes = [[size if isinstance(size, int) else -1 for size in value["shape"]] for value in values]
+        types = [np.dtype(np.float32) for _ in values]
+        return [TensorSpec(t, tuple(s), v["name"]) for t, s, v in zip(types, shapes, values, strict=True)]
 
-    return ModelSignature(inputs=schema(network.graph.input), outputs=schema(network.graph.output))
+    answers = [*schema(tensors["outputs"]), TensorSpec(np.dtype("str"), (-1,), "label")]
+    return ModelSignature(inputs=Schema(schema(tensors["inputs"])), outputs=Schema(answers))

@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.champion import register, version_of
-from tasks.digest import sha256
 from tasks.mirror import RUN_KEY, log
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ def fill(
     engines: dict[str, Any] = {}
     for name, report in found.items():
         if name.startswith("build/"):
-            engines |= report["engines"]
+            engines |= report
     nest(client, run, engines, deps["build"], found)
     number = None
     if select["chosen"]:
         own = {"engine": select["chosen"], "sha256": engines[select["chosen"]]["sha256"], RUN_KEY: tags[RUN_KEY]}
-        onnx_file = onnx_of(engines[select["chosen"]], deps)
-        number = version_of(client, pipeline, run.info.run_id) or register(client, pipeline, run, onnx_file, own)
+        packaged = deps["package"] / found["package"]["engine_folder"]
+        number = version_of(client, pipeline, run.info.run_id) or register(client, pipeline, run, packaged, own)
     client.set_terminated(run.info.run_id, "FINISHED")
     return number
 
@@ -67,33 +68,42 @@ def attach(client: "MlflowClient", run_id: str, deps: dict[str, Path], found: di
     for name, path in deps.items():
         for picture in sorted(path.glob("*.png")):
             client.log_artifact(run_id, str(picture), f"pictures/{name}")
+    with tempfile.TemporaryDirectory() as aside:
+        named = shutil.copyfile(deps["picture"], Path(aside) / "budget.png")
+        client.log_artifact(run_id, str(named), "pictures")
 
 
 def nest(client: "MlflowClient", run: "Run", engines: dict[str, Any], build: Path, found: dict[str, Any]) -> None:
-    """Leave one nested run per engine, with its properties, numbers and bytes; those of an earlier attempt go."""
+    """Leave one nested run per engine, with its passport, numbers and bytes; those of an earlier attempt go.
+
+    Bytes are uploaded once: a run whose engine another run holds names it in its tag `bytes`.
+    """
     verdicts = {row["engine"]: row["verdict"] for row in found["select"]["rows"]}
     parent = {"mlflow.parentRunId": run.info.run_id, "mlflow.source.name": "engineworks"}
     for old in client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'"):
         client.delete_run(old.info.run_id)
-    for name, entry in engines.items():
-        tags = parent | {"verdict": verdicts.get(name, "")}
+    for name, passport in engines.items():
+        tags = parent | {"verdict": verdicts.get(name, ""), "sha256": passport["sha256"]}
         child = client.create_run(run.info.experiment_id, run.info.start_time, tags, run_name=name)
-        numbers = {"size_bytes": entry["size_bytes"]}
+        numbers = {"size_bytes": passport["size_bytes"], "build_seconds": passport["built"]["seconds"]}
         for stage in ("evaluate", "measure"):
             numbers |= found[stage]["rows"].get(name, {})
-        properties = texts(entry)
+        properties = texts(passport)
         if "not_measured" in numbers:
             properties["not_measured"] = numbers["not_measured"]
         log(client, child.info.run_id, scalars(numbers, run.info.start_time), properties)
-        client.log_artifact(child.info.run_id, str(build / entry["backend"] / entry["file"]))
+        client.log_text(child.info.run_id, json.dumps(passport, indent=2), "passport.json")
+        upload(client, child, build / passport["backend"] / passport["file"])
         client.set_terminated(child.info.run_id, "FINISHED")
 
 
-def onnx_of(engine: dict[str, Any], deps: dict[str, Path]) -> Path:
-    """Return the ONNX file of an engine: the engine itself, or the file of these bytes that it was built from."""
-    if engine["backend"] == "onnxruntime":
-        return deps["build"] / "onnxruntime" / str(engine["file"])
-    return next(path for path in sorted(deps["quantize"].glob("*.onnx")) if sha256(path) == engine["onnx_sha256"])
+def upload(client: "MlflowClient", run: "Run", engine: Path) -> None:
+    """Store an engine's bytes with its run, or name the run that has them."""
+    same = f"tags.sha256 = '{run.data.tags['sha256']}' AND tags.bytes = 'here'"
+    held = client.search_runs([run.info.experiment_id], same, max_results=1)
+    if not held:
+        client.log_artifact(run.info.run_id, str(engine))
+    client.set_tag(run.info.run_id, "bytes", f"runs:/{held[0].info.run_id}/{engine.name}" if held else "here")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

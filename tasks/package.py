@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tasks import atomic, backends
+from tasks import atomic, backends, passport
 from tasks.digest import sha256
 from tasks.params import AtMost
 
@@ -51,6 +51,7 @@ def package(
         content = {
             "pipeline": pipeline,
             "engine": selected["chosen"],
+            "engine_folder": f"repository/{parts(pipeline)[1]}/{VERSION}",
             "engine_sha256": sha256(engine),
             "spec_sha256": sha256(spec),
             "sha256": digest(folder / "repository"),
@@ -68,12 +69,12 @@ def engine_of(chosen: str, build: Path) -> Path:
     """Return the chosen engine's file; `ValueError` where its bytes are others than those built."""
     backend = chosen.split("-")[0]
     built = build / backend / "build.json"
-    facts = json.loads(built.read_text())["engines"].get(chosen) if built.exists() else None
-    if facts is None:
+    file = json.loads(built.read_text())["engines"].get(chosen) if built.exists() else None
+    if file is None:
         raise ValueError(f"{build / backend / 'build.json'}: no engine '{chosen}'; run the build stage again")
-    engine = build / backend / facts["file"]
-    if sha256(engine) != facts["sha256"]:
-        raise ValueError(f"{engine}: not the bytes that build.json names; run the build stage again")
+    engine = build / backend / str(file)
+    if sha256(engine) != passport.read(engine)["sha256"]:
+        raise ValueError(f"{engine}: not the bytes that its passport names; run the build stage again")
     return engine
 
 
@@ -86,7 +87,9 @@ def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path,
     copy(spec, engine / "spec.json")
     copy(CODE / "backends" / f"{backend}.py", engine / "backend.py")
     copy(SERVER_CODE / "engine_model.py", engine / "model.py")
-    copy(engine_file, engine / f"engine{backends.backend(backend).SUFFIX}")
+    named = engine / f"engine{backends.backend(backend).SUFFIX}"
+    copy(engine_file, named)
+    copy(passport.beside(engine_file), passport.beside(named))
     for name in public(pipeline):
         copy(spec, repository / name / VERSION / "spec.json")  # Triton needs the folder, and DVC keeps no empty ones
 
@@ -167,7 +170,10 @@ def copy(source: Path, target: Path) -> None:
 
 
 def digest(repository: Path) -> str:
-    """Return one SHA-256 over the names and contents of all files below a folder."""
-    files = sorted(path for path in repository.rglob("*") if path.is_file())
+    """Return one SHA-256 over the names and contents of all files below a folder, but of no passport.
+
+    A passport tells when its engine was built: an engine built again, byte by byte the same, is the same package.
+    """
+    files = sorted(path for path in repository.rglob("*") if path.is_file() and passport.SUFFIX not in path.name)
     lines = [f"{sha256(path)}  {path.relative_to(repository).as_posix()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """The passport beside every engine: what it is, what it was made of, where it may run; and the check against it."""
 
+import importlib.metadata
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,10 +33,13 @@ def issue(engine: Path, names: dict[str, str], source: Path, origin: dict[str, A
     `names` are its pipeline, backend and precision, `origin` is quantize.json, `built` what the backend says of its
     build, with the seconds that it took.
     """
+    module = backends.backend(names["backend"])
+    distribution = module.DISTRIBUTION
     facts: dict[str, Any] = {
         "engine": f"{names['backend']}-{names['precision']}",
         **names,
-        "device": backends.backend(names["backend"]).DEVICE,
+        "device": module.DEVICE,
+        "requires": f"{distribution}=={importlib.metadata.version(distribution)}",
         "file": engine.name,
         "sha256": sha256(engine),
         "size_bytes": engine.stat().st_size,

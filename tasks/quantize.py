@@ -47,7 +47,8 @@ def quantize(
     weights, its ranges the minimum and maximum over the calibration split. `ValueError` where that split is no honest
     sample, where the network has a fixed batch or weights that are no numbers, or where a precision gives NaN.
     """
-    source, spec = export / "model.onnx", json.loads((prepare / "spec.json").read_text())
+    source, facts = export / "model.onnx", prepare / "spec.json"
+    code, spec = Path(str(part(workload, "preprocess").__file__)), json.loads(facts.read_text())
     refuse_unsound(source)
     batches, audit = calibration.audited(workload, prepare, spec, min_calibration)
     files: dict[str, dict[str, str]] = {}
@@ -65,16 +66,10 @@ def quantize(
                     to_int8(source, folder / name, batches, dialect)
         converted = sorted(path for path in folder.glob("*.onnx") if path.stem != "fp32")
         checks = {path.stem: checked(source, path, batches[0][:CHECKED]) for path in converted}
-        content = {"files": files, "calibration": audit, "preprocessing_sha256": preprocessing(workload, prepare)}
+        content = {"files": files, "calibration": audit, "preprocessing_sha256": digest.joint(code, facts)}
         atomic.write_json(folder / "quantize.json", content | {"checks": checks})
     said = [f"{name} {check['logits']['sqnr_db']:.0f} dB" for name, check in checks.items()]
     print(", ".join([f"{audit['samples']:,} calibration images", *said]))
-
-
-def preprocessing(workload: str, prepare: Path) -> str:
-    """Return the SHA-256 of all that turns a sample into the network's input: its code and its facts."""
-    code = Path(str(part(workload, "preprocess").__file__))
-    return digest.of_bytes(code.read_bytes() + (prepare / "spec.json").read_bytes())
 
 
 def refuse_unsound(source: Path) -> None:

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tasks import atomic, settings
+from tasks import atomic
 from tasks.champion import PACKAGE, version_of
 from tasks.champion import promote as promote
 from tasks.digest import sha256
 from tasks.ledger import fill
-from tasks.mirror import FINGERPRINT, RUN_KEY, connect, is_faithful, mirror, tagged, without_credentials
+from tasks.mirror import FINGERPRINT, RUN_KEY, connect, is_faithful, mirror, tagged
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-CODE = ("record.py", "ledger.py", "champion.py", "mirror.py", "digest.py")  # as dvc.yaml lists them
+ROOT = Path(__file__).parents[1]
+CODE = [f"tasks/{name}.py" for name in ("record", "ledger", "champion", "mirror", "digest")]  # as dvc.yaml lists them
+CODE += ["infra/mlflow/model.py"]
 
 
 def record(
@@ -38,6 +40,7 @@ def record(
     evaluate: Path,
     measure: Path,
     select: Path,
+    picture: Path,
     package: Path,
     out: Path,
 ) -> None:
@@ -54,6 +57,7 @@ def record(
         evaluate=evaluate,
         measure=measure,
         select=select,
+        picture=picture,
         package=package,
     )
     receipt = keep(pipeline, backends, params, deps)
@@ -90,19 +94,12 @@ def keep(pipeline: str, backends: list[str], params: dict[str, Any], deps: dict[
         tags = {RUN_KEY: key, "data_hash": data_hash(hashes), **facts(found)}
         number = fill(client, run, pipeline, params | {"backends": backends}, deps, found, tags)
         print(f"MLflow run {pipeline}-{key[:8]}, " + (f"model version {number}" if number else "no model"))
-    return {
-        "run_key": key,
-        "run_id": run.info.run_id,
-        "experiment": pipeline,
-        "engine": chosen,
-        "model_version": number,
-        "tracking_uri": without_credentials(settings.tracking_uri()),
-    }
+    return {"run_key": key, "engine": chosen}
 
 
 def digests(deps: dict[str, Path]) -> dict[str, str]:
     """Return the SHA-256 of every file of record's inputs and of its own code, by name (`prepare/spec.json`)."""
-    files = {f"tasks/{name}": Path(__file__).with_name(name) for name in CODE}
+    files = {name: ROOT / name for name in CODE}
     for name, path in deps.items():
         below = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
         files |= {(name / file.relative_to(path)).as_posix(): file for file in below}
@@ -151,10 +148,16 @@ def reports(deps: dict[str, Path], backends: list[str]) -> dict[str, Any]:
     """Return every JSON report by name: `evaluate`, `prepare/spec`, `build/onnxruntime`."""
     found = {}
     for name, path in deps.items():
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        for file in sorted(path.glob("*.json")) if path.is_dir() else [path] if path.suffix == ".json" else []:
             label = name if path.is_file() or file.stem == name else f"{name}/{file.stem}"
             found[label] = json.loads(file.read_text())
-    return found | {f"build/{name}": json.loads((deps["build"] / name / "build.json").read_text()) for name in backends}
+    return found | {f"build/{name}": passports(deps["build"] / name) for name in backends}
+
+
+def passports(build: Path) -> dict[str, Any]:
+    """Return the passports of one backend's engines, by engine."""
+    files = json.loads((build / "build.json").read_text())["engines"]
+    return {name: json.loads((build / f"{file}.passport.json").read_text()) for name, file in files.items()}
 
 
 def facts(found: dict[str, Any]) -> dict[str, str]:

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from PIL import Image
+
+from tasks.backends import onnxruntime
 
 PARAMS = {"train": {"target": 0.9, "seed": 1}, "prepare": {"classes": ["a", "b"]}}
 FINGERPRINT = "f" * 64
@@ -35,6 +38,37 @@ def network() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10).SerializeToString()
 
 
+def passport(backend: str, precision: str, file: str) -> dict[str, Any]:
+    """Return what the passport of a toy engine says."""
+    tensor = {"name": "input", "type": "float", "shape": ["batch", 1, 2, 2]}
+    library = version("onnxruntime")
+    return {
+        "engine": f"{backend}-{precision}",
+        "pipeline": "toy",
+        "backend": backend,
+        "precision": precision,
+        "file": file,
+        "device": "cpu",
+        "requires": f"onnxruntime=={library}",
+        "sha256": hashlib.sha256(f"{backend}-{file}".encode()).hexdigest(),
+        "onnx": {"file": file, "sha256": hashlib.sha256(network()).hexdigest()},
+        "size_bytes": 9,
+        "tensors": {"inputs": [tensor], "outputs": [{"name": "logits", "type": "float", "shape": ["batch", 2]}]},
+        "versions": {"onnxruntime": library},
+        "built": {"at": "2026-01-01T00:00:00+00:00", "seconds": 0.1, "on": {"cpu": "toy"}},
+    }
+
+
+def package(folder: Path, engine: str, digest: str) -> None:
+    """Leave what the package stage leaves, as far as MLflow takes it."""
+    inside = "repository/toy_engine/1"
+    write(folder / "package.json", {"engine": engine, "sha256": digest, "engine_folder": inside})
+    write(folder / inside / "engine.onnx", network())
+    write(folder / inside / "engine.onnx.passport.json", passport(*engine.split("-"), "fp32.onnx"))
+    write(folder / inside / "spec.json", {"classes": ["a", "b"]})
+    write(folder / inside / "backend.py", Path(str(onnxruntime.__file__)).read_text())
+
+
 def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any]:
     """Leave what the stages before record leave, and return record's arguments."""
     pixel = root / "pixel.png"
@@ -59,16 +93,8 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     for engine, file in names.items():
         backend, precision = engine.split("-")
         write(root / "build" / backend / file, network())
-        entry = {
-            "backend": backend,
-            "precision": precision,
-            "file": file,
-            "device": "cpu",
-            "sha256": "0",
-            "onnx_sha256": hashlib.sha256(network()).hexdigest(),
-            "size_bytes": 9,
-        }
-        write(root / "build" / backend / "build.json", {"engines": {engine: entry}})
+        write(root / "build" / backend / f"{file}.passport.json", passport(backend, precision, file))
+        write(root / "build" / backend / "build.json", {"engines": {engine: file}})
     score = {"accuracy": 0.91, "low": 0.9, "high": 0.92, "n": 100, "per_class": {"a": 0.9, "T-shirt/top (b)": 0.92}}
     not_measured = {"not_measured": "no GPU"}
     write(root / "evaluate.json", {"rows": {"onnxruntime-fp32": score, "tensorrt_rtx-fp32": not_measured}})
@@ -76,10 +102,14 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     row = {"engine": "onnxruntime-fp32", "accuracy": 0.91, "p50_ms": 0.5, "size_bytes": 9, "verdict": "chosen"}
     rows = [row, {"engine": "tensorrt_rtx-fp32", "verdict": "built, not measured here"}]
     write(root / "select.json", {"chosen": chosen, "rows": rows})
-    write(root / "package/package.json", {"engine": chosen} | ({"sha256": "package-1"} if chosen else {}))
+    write(root / "select.png", pixel.read_bytes())
+    write(root / "package/package.json", {"engine": chosen})
+    if chosen:
+        package(root / "package", chosen, "package-1")
     folders = ("prepare", "augment", "train", "curves", "export", "quantize", "build", "package")
     files = ("train_metrics", "evaluate", "measure", "select")
     paths = {name: root / name for name in folders} | {name: root / f"{name}.json" for name in files}
+    paths["picture"] = root / "select.png"
     return {
         "pipeline": "toy",
         "backends": ["onnxruntime", "tensorrt_rtx"],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows import provenance
+from flows import provenance, receipt
 from tasks import mirror
 from tests.finished import write
 
@@ -80,7 +80,7 @@ def test_mlflow_is_asked_by_the_run_key_and_left_as_it_is(tmp_path: Path, monkey
 
 def test_the_live_package_is_told_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write(provenance.RECEIPTS / "toy.json", {"engine": "onnxruntime-int8", "version": 2, "sha256": "a"})
+    write(receipt.place("toy"), {"engine": "onnxruntime-int8", "version": 2, "sha256": "a"})
     assert provenance.deployed("toy")["this_package"] is False
     for sha256 in ("a", "b"):
         write(Path("models/package/toy/package.json"), {"sha256": sha256})

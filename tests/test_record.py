@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,8 @@ import pytest
 
 from tasks import champion, mirror
 from tasks.champion import promote
-from tasks.ledger import onnx_of
 from tasks.record import heal, record
-from tests.finished import CURVES, FINGERPRINT, PARAMS, inputs, network, write
+from tests.finished import CURVES, FINGERPRINT, PARAMS, inputs, package, write
 
 SERVED = {"served_accuracy": 0.91, "low": 0.9, "high": 0.92}
 
@@ -56,6 +56,23 @@ def runs(pipeline: str = "toy", key: str | None = None) -> list[Any]:
     return mirror.tagged(*mirror.connect(pipeline), mirror.RUN_KEY, key)
 
 
+def run_id(receipt: dict[str, Any]) -> str:
+    """Return the run that a receipt's key leads to."""
+    (run,) = runs(key=receipt["run_key"])
+    return str(run.info.run_id)
+
+
+def model_version(receipt: dict[str, Any]) -> str:
+    """Return the model version of the run that a receipt's key leads to."""
+    return str(champion.version_of(mirror.new_client(), "toy", run_id(receipt)))
+
+
+def aliases() -> dict[str, str]:
+    """Return the aliases of the toy's registered model."""
+    found = mirror.new_client().get_registered_model("toy").aliases
+    return {name: str(number) for name, number in found.items()}
+
+
 def points(run_id: str, name: str) -> list[tuple[int, float]]:
     """Return the steps and values of one metric of a run."""
     return [(point.step, point.value) for point in mirror.new_client().get_metric_history(run_id, name)]
@@ -63,14 +80,14 @@ def points(run_id: str, name: str) -> list[tuple[int, float]]:
 
 def test_a_live_run_is_adopted_and_its_points_are_not_doubled(recorded: SimpleNamespace) -> None:
     assert recorded.mirrored == 2, "a row without its newline waits"
-    assert recorded.receipt["run_id"] == recorded.live
+    assert run_id(recorded.receipt) == recorded.live
     assert points(recorded.live, "curves/loss") == [(10, 1.5), (20, 1.0), (30, 0.5)]
     assert points(recorded.live, "curves/validation") == [(20, 0.7), (30, 0.9)]
 
 
 def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNamespace) -> None:
     client = mirror.new_client()
-    run = client.get_run(recorded.receipt["run_id"])
+    run = client.get_run(run_id(recorded.receipt))
     assert run.info.status == "FINISHED"
     assert run.data.params["train.target"] == "0.9" and run.data.params["prepare.classes"] == '["a", "b"]'
     assert run.data.metrics["accuracy"] == 0.91 and run.data.metrics["train_metrics/reached"] == 1
@@ -88,13 +105,15 @@ def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNames
     assert nested.keys() == {"onnxruntime-fp32", "tensorrt_rtx-fp32"}
     assert nested["onnxruntime-fp32"].data.metrics["p50_ms"] == 0.5
     assert nested["tensorrt_rtx-fp32"].data.params["not_measured"] == "no GPU"
-    assert [file.path for file in client.list_artifacts(nested["tensorrt_rtx-fp32"].info.run_id)] == ["fp32.engine"]
+    kept = client.list_artifacts(nested["tensorrt_rtx-fp32"].info.run_id)
+    assert [file.path for file in kept] == ["fp32.engine", "passport.json"]
+    assert nested["tensorrt_rtx-fp32"].data.params["versions.onnxruntime"] == version("onnxruntime")
 
 
 def test_recording_twice_changes_nothing(recorded: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
     before = recorded.asked["out"].stat().st_mtime_ns
     record(**recorded.asked)
-    assert [run.info.run_id for run in runs(key=recorded.receipt["run_key"])] == [recorded.receipt["run_id"]]
+    assert [run.info.run_id for run in runs(key=recorded.receipt["run_key"])] == [run_id(recorded.receipt)]
     assert recorded.asked["out"].stat().st_mtime_ns == before
     assert capfd.readouterr() == ("", "")
 
@@ -119,7 +138,7 @@ def test_an_interrupted_run_is_completed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("tasks.ledger.onnx_of", pull_the_plug)
+        patch.setattr("tasks.ledger.register", pull_the_plug)
         record(**asked)
     (half,) = runs("interrupted")
     assert half.info.status == "RUNNING"
@@ -142,7 +161,7 @@ def test_a_curve_rewritten_by_a_resumed_training_replaces_the_live_run(
     assert run.info.run_id != live
     assert points(run.info.run_id, "curves/loss") == [(10, 1.5), (20, 1.0), (30, 0.5)]
     assert run.data.tags["verdict"] == "refused"
-    assert json.loads(asked["out"].read_text())["model_version"] is None
+    assert champion.version_of(mirror.new_client(), "resumed", run.info.run_id) is None
 
 
 def test_a_live_run_that_failed_says_why_and_is_taken_up_again(store: Path) -> None:
@@ -171,8 +190,8 @@ def test_an_emptied_store_heals(
     record(**recorded.asked | {"out": out})
     (run,) = runs()
     receipt = json.loads(out.read_text())
-    assert receipt["run_id"] == run.info.run_id != recorded.receipt["run_id"]
-    assert receipt["run_key"] == recorded.receipt["run_key"] and receipt["model_version"] == "1"
+    assert run.info.run_id != recorded.live
+    assert receipt["run_key"] == recorded.receipt["run_key"] and model_version(receipt) == "1"
 
 
 def test_heal_records_what_the_stage_in_dvc_yaml_would(
@@ -190,26 +209,26 @@ def test_heal_records_what_the_stage_in_dvc_yaml_would(
     (run,) = runs("healed")
     assert run.info.status == "FINISHED" and not asked["out"].exists()
     record(**asked | {"params": block})
-    assert json.loads(asked["out"].read_text())["run_id"] == run.info.run_id
+    assert json.loads(asked["out"].read_text())["run_key"] == run.data.tags[mirror.RUN_KEY]
 
 
 def test_promote_moves_the_alias_and_back(
     recorded: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = inputs(tmp_path / "newer")
-    write(newer["package"] / "package.json", {"engine": "onnxruntime-fp32", "sha256": "package-2"})
+    package(newer["package"], "onnxruntime-fp32", "package-2")
     record(**newer)
     second = json.loads(newer["out"].read_text())
-    assert (
-        second["run_id"] != recorded.receipt["run_id"] and second["model_version"] != recorded.receipt["model_version"]
-    )
-    client = mirror.new_client()
+    assert run_id(second) != run_id(recorded.receipt) and model_version(second) != model_version(recorded.receipt)
     first = ("package-1", recorded.receipt)
-    for package, receipt in (first, ("package-2", second), first, first):
-        promote("toy", SERVED | {"sha256": package})
-        aliases = client.get_registered_model("toy").aliases
-        assert {name: str(number) for name, number in aliases.items()} == {champion.ALIAS: receipt["model_version"]}
-        assert points(receipt["run_id"], "served_accuracy") == [(0, 0.91)]
+    one, two = model_version(recorded.receipt), model_version(second)
+    assert aliases() == {"champion": one, "candidate": two}
+    for digest, receipt in (first, ("package-2", second), first, first):
+        promote("toy", SERVED | {"sha256": digest})
+        is_first = receipt is recorded.receipt
+        expected = {"champion": one, "previous": two} if is_first else {"champion": two, "previous": one}
+        assert aliases() in (expected, {"champion": one, "candidate": two})
+        assert points(run_id(receipt), "served_accuracy") == [(0, 0.91)]
     with pytest.raises(ValueError, match="run the record stage"):
         promote("toy", SERVED | {"sha256": "unheard of"})
 
@@ -223,13 +242,18 @@ def test_of_two_runs_with_one_package_the_recorded_one_is_promoted(
         write(tmp_path / "models/record/toy.json", receipt)
         monkeypatch.chdir(tmp_path)
         promote("toy", SERVED | {"sha256": "package-1"})
-        aliases = mirror.new_client().get_registered_model("toy").aliases
-        assert str(aliases[champion.ALIAS]) == receipt["model_version"]
+        assert aliases()[champion.ALIAS] == model_version(receipt)
 
 
-def test_the_onnx_of_an_engine_is_the_one_it_was_built_from(tmp_path: Path) -> None:
-    asked = inputs(tmp_path / "toy")
-    write(tmp_path / "toy/quantize/int8.onnxruntime.onnx", b"another dialect")
-    engine = json.loads((asked["build"] / "tensorrt_rtx/build.json").read_text())["engines"]["tensorrt_rtx-fp32"]
-    assert onnx_of(engine, asked).read_bytes() == network()
-    assert onnx_of(engine, asked).parent == asked["quantize"]
+def test_bytes_of_an_engine_are_uploaded_once(recorded: SimpleNamespace, tmp_path: Path) -> None:
+    record(**recorded.asked | {"params": {"train": {"target": 0.7}}, "out": tmp_path / "other.json"})
+    client = mirror.new_client()
+    receipt = json.loads((tmp_path / "other.json").read_text())
+    run = client.get_run(run_id(receipt))
+    nested = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+    assert len(nested) == 2
+    for child in nested:
+        assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["passport.json"]
+        holder = child.data.tags["bytes"].removeprefix("runs:/").partition("/")[0]
+        assert client.get_run(holder).data.tags["sha256"] == child.data.tags["sha256"]
+        assert len(client.list_artifacts(holder)) == 2
