@@ -3,9 +3,9 @@ PIPELINE ?= fashion
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := 0.13.9
-DOWNLOAD := 1.2 GB
+DOWNLOAD := 1.3 GB
 
-.PHONY: run test up down setup lock lint gpu-check
+.PHONY: run test up down setup lock lint gpu-check bench-engines
 run: .venv/ready ## data -> trained -> optimised -> deployed
 	@$(BIN)/python -m flows.cli run $(PIPELINE)
 
@@ -25,7 +25,7 @@ down: ## stop what `make up` or `make run` started
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 13 steps; about 5 minutes on 2 cores."
+	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 14 steps; about 5 minutes on 2 cores."
 	@"$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) 2>/dev/null
 	@UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
@@ -38,3 +38,6 @@ lock: ## pin every package anew
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench-engines: .venv/ready ## every engine on one network, beside eager torch and the CPU's limit
+	@$(BIN)/python benchmarks/engines.py

@@ -7,7 +7,6 @@ both dialects, and each runs on both runtimes. Needs OpenVINO. Writes benchmarks
 """
 
 import argparse
-import copy
 import itertools
 import json
 import os
@@ -15,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.resnet import resnet18  # noqa: E402
+from benchmarks.ways import EAGER, Predict, files, torch_ways  # noqa: E402
 from tasks import export, quantize, trained  # noqa: E402
 from tasks.measure import machine, seconds  # noqa: E402
 from tasks.workload import part  # noqa: E402
 
-Predict = Callable[[Any], Any]
-THREADS, EAGER = (1, 2), "torch eager FP32"
-SIDE, GEMM, PAUSE_S = 224, 2048, 0.02
+THREADS, SIDE = (1, 2), 224
+GEMM, PAUSE_S, WIDTHS = 2048, 0.02, (9, 9, 10, 8, 9)
 METHOD = (
     f"Peak: the fastest of 3 products of two {GEMM}x{GEMM} matrices, torch.mm for FP32 and torch._int_mm for INT8, "
     "median over the rounds. Bound: INT8 peak / (operations of the network / eager's p50): the ratio of an engine that "
@@ -45,12 +44,13 @@ METHOD = (
 def main(rounds: int, checkout: Path) -> None:
     """Measure both networks, write the results and print them."""
     torch.manual_seed(0)
+    load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         resnet = measured_resnet(Path(folder), rounds)
     results = {"machine": machine(max(THREADS)), "n": rounds, "method": METHOD, "resnet18": resnet}
     if (checkout / "models/train/fashion").exists():
         results["fashion"] = measured_fashion(checkout, rounds)
-    results["load_average"] = os.getloadavg()
+    results["load_before_and_after"] = [*load, os.getloadavg()[0]]
     (ROOT / "benchmarks/results/engines.json").write_text(json.dumps(results, indent=2) + "\n")
     show(results)
 
@@ -88,66 +88,6 @@ def measured_fashion(checkout: Path, rounds: int) -> dict[str, Any]:
         name.removeprefix("ONNX Runtime "): float((labels[name] == labels[pairs[name]]).mean()) for name in pairs
     }
     return {"rows": rows, "test_images": len(y), "accuracy": accuracy, "runtimes_agree": agreement}
-
-
-def torch_ways(network: Any) -> dict[str, Predict]:
-    """Return torch's own ways to run it; compiled code has batch and threads built in, so each pair compiles anew."""
-    torch._dynamo.config.recompile_limit = 64
-    compiled = torch.compile(network, dynamic=False)
-    frozen = torch.compile(network, dynamic=False, options={"freezing": True})
-    modules = {EAGER: network, "torch.compile FP32": compiled, "torch.compile FP32, frozen": frozen}
-    ways = {name: trained.predictor(module) for name, module in modules.items()}
-    return ways | (gpu_ways(network) if torch.cuda.is_available() else {})
-
-
-def gpu_ways(network: Any) -> dict[str, Predict]:
-    """Return FP16 on the GPU, copies included: eager, compiled, and compiled into CUDA graphs."""
-    half = copy.deepcopy(network).half().cuda()
-    modules = {"eager": half, "compile": torch.compile(half, dynamic=False)}
-    modules["CUDA graphs"] = torch.compile(half, dynamic=False, mode="reduce-overhead")
-
-    def way(module: Any) -> Predict:
-        @torch.inference_mode()
-        def predict(x: Any) -> Any:
-            return module(torch.from_numpy(x).cuda().half()).float().cpu().numpy()
-
-        return predict
-
-    return {f"torch {name} FP16, GPU": way(module) for name, module in modules.items()}
-
-
-def files(folder: Path, threads: int) -> dict[str, Predict]:
-    """Return each ONNX file of a folder on ONNX Runtime and on OpenVINO."""
-    ways = {}
-    for path in sorted(folder.glob("*.onnx")):
-        precision, _, dialect = path.stem.partition(".")
-        name = precision.upper() + (f" {dialect}" if dialect else "")
-        ways[f"ONNX Runtime {name}"] = onnx_runtime(path, threads)
-        ways[f"OpenVINO {name}"] = openvino(path, threads, {"INFERENCE_PRECISION_HINT": "f32"})
-    ways["OpenVINO FP32 run as bf16"] = openvino(folder / "fp32.onnx", threads, {})  # its default where the CPU has it
-    return ways
-
-
-def onnx_runtime(path: Path, threads: int) -> Predict:
-    """Return inference by ONNX Runtime, whose threads stop spinning when a call ends: others' turns come next."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"input": x})[0]
-
-
-def openvino(path: Path, threads: int, hints: dict[str, str]) -> Predict:
-    """Return inference by OpenVINO: one stream, tuned for latency, threads not tied to cores."""
-    import openvino
-
-    common = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads, **common, **hints})
-    request = compiled.create_infer_request()
-    return lambda x: request.infer({"input": x}, share_inputs=True)[0]
 
 
 def take_turns(
@@ -196,10 +136,10 @@ def gemm_peaks() -> list[float]:
     """Return the operations per second of a large matrix product, FP32 and INT8."""
     floats = torch.randn(2, GEMM, GEMM)
     integers = (floats * 30).clamp(-127, 127).to(torch.int8)
-    products = ((torch.mm, floats), (torch._int_mm, integers))
-    return [
-        2 * GEMM**3 / min(seconds(lambda pair: multiply(*pair), pair) for _ in range(3)) for multiply, pair in products
-    ]
+    rates = []
+    for multiply, pair in ((torch.mm, floats), (torch._int_mm, integers)):
+        rates.append(2 * GEMM**3 / min(seconds(lambda both, product=multiply: product(*both), pair) for _ in range(3)))
+    return rates
 
 
 def operations(network: Any) -> int:
@@ -219,23 +159,26 @@ def bounds(rows: list[dict[str, Any]], peaks: dict[int, Any], each_image: int) -
         rates = [round(each_image * row["images_per_s"] / 1e9, 1) for row in (eager, best)]
         facts = {"threads": eager["threads"], "batch": eager["batch"], "fp32_peak_gops": fp32, "int8_peak_gops": int8}
         facts |= {"eager_gops": rates[0], "best_int8": best["name"], "best_int8_gops": rates[1]}
-        found.append(facts | {"bound": round(int8 / rates[0], 2), "ratio": best["ratio"]})
+        found.append(
+            facts
+            | {"bound": round(int8 / rates[0], 2), "ratio": best["ratio"], "share_of_peak": round(rates[1] / int8, 2)}
+        )
     return found
 
 
 def show(results: dict[str, Any]) -> None:
     """Print the tables, 80 columns wide at most."""
-    for network in ("resnet18", "fashion"):
-        for key, rows in itertools.groupby(
-            results.get(network, {}).get("rows", []), lambda row: (row["threads"], row["batch"])
-        ):
-            print(
-                f"\n{network}, threads {key[0]}, batch {key[1]}\n{'':<33}{'p50 ms':>9}{'p90 ms':>9}{'images/s':>10}{'ratio':>8}{'rms':>9}"
-            )
+    keys = ("p50_ms", "p90_ms", "images_per_s", "ratio", "rms_difference")
+    for network in [name for name in ("resnet18", "fashion") if name in results]:
+        for (threads, batch), rows in itertools.groupby(results[network]["rows"], itemgetter("threads", "batch")):
+            heading = f"{network}, {threads} thread(s), batch {batch}"
+            print(f"\n{heading:<32}{'p50 ms':>9}{'p90 ms':>9}{'images/s':>10}{'ratio':>8}{'logits':>9}")
             for each in rows:
-                print(
-                    f"{each['name']:<33}{each['p50_ms']:>9}{each['p90_ms']:>9}{each['images_per_s']:>10}{each['ratio']:>8}{each['rms_difference']:>9}"
-                )
+                print(f"{each['name']:<32}" + "".join(f"{each[key]:>{w}}" for key, w in zip(keys, WIDTHS, strict=True)))
+    print("\nlogits: RMS of the difference from eager, relative; ratio: to eager, same round\n")
+    for bound in results["resnet18"]["bounds"]:
+        print("{threads} thread(s), batch {batch}: INT8 {ratio}x eager, bound {bound}x ({best_int8})".format(**bound))
+    print(json.dumps({key: value for key, value in results.get("fashion", {}).items() if key != "rows"}, indent=2))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 def resnet18() -> Any:
-    """Return the network in eval mode; its BatchNorm statistics are random too, so that folding them is no formality."""
+    """Return the network in eval mode; its BatchNorm statistics are random too, so folding them is no formality."""
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     layers.append(nn.MaxPool2d(3, 2, 1))
     before = 64
@@ -43,7 +43,7 @@ def randomise(module: Any) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.BatchNorm2d):
-        module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-        module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+        module.running_mean.normal_(0, 0.1)
+        module.running_var.uniform_(0.5, 1.5)
         nn.init.uniform_(module.weight, 0.5, 1.5)
         nn.init.normal_(module.bias, 0, 0.1)
