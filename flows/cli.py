@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import addresses, graph, services, serving, terminal, turn
-from tasks import guard
+from tasks import budget, guard
 from tasks.mirror import without_credentials
 
 REFUSED = 3
@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     status = commands.add_parser("status", help="what the next run will do, and why")
     status.add_argument("pipeline", nargs="?", default="fashion")
     doctor = commands.add_parser("doctor", help="what this machine and this checkout are fit for")
-    for each in (status, doctor):
+    explain = commands.add_parser("explain", help="where a version comes from: data, knobs, engine, verdicts, deploy")
+    explain.add_argument("model", help="as in fashion@champion or fashion/3")
+    for each in (status, doctor, explain):
         each.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
     commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
@@ -49,6 +51,10 @@ def dispatch(arguments: argparse.Namespace) -> int:
     addresses.adopt()
     if arguments.command == "run":
         return run_pipeline(arguments.pipeline)
+    if arguments.command == "explain":
+        from flows.explain import explain
+
+        return explain(arguments.model, arguments.json)
     if arguments.command == "status":
         from flows.status import status
 
@@ -116,6 +122,8 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     )
     terminal.say(f"served accuracy {receipt['served_accuracy']:.4f} ({low:.4f} to {high:.4f}, n={n:,})")
     terminal.say(stages)
+    terminal.say()
+    terminal.say("\n".join(budget.lines(receipt["budget"])))
     terminal.say()
     for name, link in services.links().items():
         terminal.say(f"{name:<8}{link}")

@@ -61,7 +61,8 @@ def foreign(repo: Any, stage: str) -> str | None:
     tell = getattr(importlib.import_module(f"tasks.{stage.partition('@')[0]}"), "foreign", None)
     if tell is None:
         return None
-    out = next(each for each in repo.index.stages if each.addressing == stage).outs[0]
+    outs = next(each for each in repo.index.stages if each.addressing == stage).outs
+    (out,) = (out for out in outs if out.fs_path.endswith(".json"))
     reason: str | None = tell(Path(out.fs_path)) if out.exists else None
     return reason
 

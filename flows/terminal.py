@@ -69,16 +69,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     """
     columns = COLUMNS if width() == WIDTH else {name: COLUMNS[name] for name in ("accuracy", "p50 ms")}
     lines = [f"{'engine':<18}" + "".join(f"{name:>{room}}" for name, (room, _, _) in columns.items()) + "  verdict"]
-    notes = []
+    notes: dict[str, list[str]] = {}  # a reason, and the engines it is for
     for row in rows:
         verdict = row["verdict"]
         if "not_measured" in row or len(verdict) > 20:
-            notes.append(f"{row['engine']}: {verdict}")
+            notes.setdefault(verdict, []).append(row["engine"])
             verdict = "built, not run here" if "not_measured" in row else "refused"
         cells = "".join(cell(row, *column) for column in columns.values())
         lines.append(f"{row['engine']:<18}{cells}  {verdict}")
-    for note in notes:
-        lines += textwrap.wrap(note, width(), initial_indent="  ", subsequent_indent="    ")
+    for reason, engines in notes.items():
+        note = f"{', '.join(engines)}: {reason}"
+        lines += textwrap.wrap(note, width(), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
 
 
