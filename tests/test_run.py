@@ -25,15 +25,16 @@ def ask(url: str, body: Any = None) -> Any:
 def test_output_is_clean_and_fits_80_columns(ran: Miniature) -> None:
     assert not re.search(r"Warning|Traceback|alembic|Error", ran.output)
     assert [line for line in ran.output.splitlines() if len(line) > 80] == []
-    assert "13 stages ran" in ran.output
-    for word in ("served accuracy", "chosen", "tensorrt_rtx-int8", "built, not run here", "orchestration"):
+    assert "14 stages ran" in ran.output
+    words = ("served accuracy", "chosen", "tensorrt_rtx-fp16", "built, not run here", "orchestration", "spent by")
+    for word in words:
         assert word in ran.output
 
 
 def test_every_stage_prints_one_line(ran: Miniature) -> None:
     done = [line.split()[0] for line in ran.output.splitlines() if re.match(r"[a-z].{17}.*\d s  ", line)]
     assert done == [
-        *("fetch", "prepare", "augment", "train", "export", "quantize", "build", "build"),
+        *("fetch", "prepare", "augment", "train", "export", "quantize", "build", "build", "build"),
         *("evaluate", "measure", "select", "package", "record"),
     ]
 
@@ -56,6 +57,7 @@ def test_the_receipt_says_what_is_live(ran: Miniature) -> None:
     assert receipt["golden"]["labels_equal"] and receipt["n"] == 400
     chosen = json.loads((ran.folder / "models/select/fashion.json").read_text())
     assert receipt["engine"] == chosen["chosen"]
+    assert receipt["budget"][-1]["step"] == "served" and receipt["budget"][-1]["from"] == chosen["chosen"]
     offline = next(row for row in chosen["rows"] if row["engine"] == chosen["chosen"])
     assert abs(receipt["served_accuracy"] - offline["accuracy"]) < 1e-9, "the server computes what evaluate computed"
 
@@ -78,7 +80,7 @@ def test_mlflow_holds_the_run_its_curve_and_an_engine_each(ran: Miniature) -> No
     runs = ask(f"{api}/runs/search", {"experiment_ids": [experiment]})["runs"]
     tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
     parents = [i for i, tag in enumerate(tags) if "mlflow.parentRunId" not in tag]
-    assert len(parents) == 1 and len(runs) == 5
+    assert len(parents) == 1 and len(runs) == 8
     assert {run["info"]["status"] for run in runs} == {"FINISHED"}
     metrics = {metric["key"] for metric in runs[parents[0]]["data"]["metrics"]}
     assert "served_accuracy" in metrics and any("validation_loss" in name for name in metrics)

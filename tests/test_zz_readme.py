@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from tests.conftest import Miniature
 from tests.miniature import ROOT
@@ -40,7 +43,7 @@ def test_a_command_of_the_readme_works(versioned: Miniature, kind: str, text: st
     assert done.returncode == 0, done.stdout
     assert not re.search(r"Traceback|ERROR|alembic", done.stdout), done.stdout
     if "make run" in text:  # a second run executes no stage
-        assert "0 stages ran" in done.stdout and done.stdout.count("   fresh\n") == 13
+        assert "0 stages ran" in done.stdout and done.stdout.count("   fresh\n") == 14
         assert (versioned.folder / "dvc.lock").read_bytes() == lock
     if kind == "python":  # a stock client, through MLflow's server
         assert np.array(json.loads(re.search(r"\[\[.*\]\]", done.stdout)[0])).shape == (1, 4)  # type: ignore[index]
@@ -70,22 +73,59 @@ def test_the_notebook_tells_its_story_over_the_recorded_runs(versioned: Miniatur
     assert int(done.stdout.strip().splitlines()[-1]) >= 4
 
 
-def test_a_gate_that_refuses_ends_with_3_and_the_old_version_serves_on(versioned: Miniature) -> None:
-    """No engine that was measured here is on offer: a recorded refusal, not a crash."""
-    live = versioned.folder / ".state/triton/live/fashion.json"
-    params, before = versioned.folder / "params.yaml", live.read_text()
-    shipped = params.read_text()
-    params.write_text(re.sub(r"backends:\n- onnxruntime\n", "backends:\n", shipped))
-    assert params.read_text() != shipped
+@pytest.fixture
+def shipped(versioned: Miniature) -> Iterator[Miniature]:
+    """Put the knobs back."""
+    params = versioned.folder / "params.yaml"
+    before = params.read_text()
+    yield versioned
+    params.write_text(before)
+
+
+def turn_knobs(system: Miniature, section: str, knobs: dict[str, Any]) -> None:
+    """Write knobs of one section of the pipeline."""
+    path = system.folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["pipelines"]["fashion"][section] |= knobs
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def test_a_gate_that_refuses_ends_with_3_and_the_old_version_serves_on(shipped: Miniature) -> None:
+    """No engine is quick enough: a recorded refusal with every reason, not a crash."""
+    live = shipped.folder / ".state/triton/live/fashion.json"
+    before = live.read_text()
+    turn_knobs(shipped, "select", {"max_p99_ms": 0.0001})
+    done = shipped.shell("python -m flows.cli run")
+    assert done.returncode == 3, done.stdout
+    assert "refused by a gate" in done.stdout and "over max_p99_ms 0.0001" in done.stdout
+    assert live.read_text() == before
+    answer = shipped.shell(next(text for _, text in BLOCKS if "curl" in text))
+    assert '"label"' in answer.stdout
+
+
+def test_a_candidate_that_the_live_champion_beats_is_refused(shipped: Miniature) -> None:
+    """The live version is made out to have answered all of the test set right."""
+    live, answers = (shipped.folder / f".state/triton/{name}/fashion.json" for name in ("live", "answers"))
+    before, kept = live.read_text(), json.loads(answers.read_text())
+    select = json.loads((shipped.folder / "models/select/fashion.json").read_text())
+    assert json.loads(before)["served_accuracy"] < 1, "there is something to be worse at"
+    turn_knobs(shipped, "deploy", {"max_champion_drop": 0.0})
+    turn_knobs(shipped, "package", {"max_queue_delay_us": 100})
+    truth = "from flows.promotion import test_set; import json; print(json.dumps(test_set('fashion').truth))"
+    lines = ["source .venv/bin/activate", "dvc repro --quiet package@fashion", f'python -c "{truth}"']
+    done = shipped.shell("\n".join(lines))
+    assert done.returncode == 0, done.stdout
+    answers.write_text(json.dumps(kept | {"labels": json.loads(done.stdout.splitlines()[-1])}))
+    code = "from flows import addresses; addresses.adopt(); from flows.deploy import go_live; go_live('fashion')"
     try:
-        done = versioned.shell("python -m flows.cli run")
-        assert done.returncode == 3, done.stdout
-        assert "refused by a gate" in done.stdout and "no NVIDIA driver" in done.stdout
+        refused = shipped.shell(f'python -c "{code}"')
+        assert "Refused: deploy: " in refused.stdout and "over max_champion_drop 0" in refused.stdout, refused.stdout
+        assert f"n={json.loads(before)['n']}" in refused.stdout and select["chosen"]
         assert live.read_text() == before
-        answer = versioned.shell(next(text for _, text in BLOCKS if "curl" in text))
+        answer = shipped.shell(next(text for _, text in BLOCKS if "curl" in text))
         assert '"label"' in answer.stdout
     finally:
-        params.write_text(shipped)
+        answers.write_text(json.dumps(kept))
 
 
 def test_nothing_is_written_outside_the_copy(versioned: Miniature) -> None:
