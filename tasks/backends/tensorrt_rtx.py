@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tasks import gpu, objection, params, trt
+from tasks.document import shown
 
 DEVICE = "gpu"
 DIALECT = "tensorrt"
@@ -19,7 +20,18 @@ TITLE = "TensorRT for RTX"
 # By observation of 1.7's engines: a header of 64 bytes, and what each bit of its mask of targets stands for.
 MAGIC, HEADER = b"vtrt", 64
 TARGETS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+KNOWN = tuple(int(target.replace(".", "")) for target in TARGETS)  # as in params.yaml
 NEWER = 1 << len(TARGETS)  # "and later", as the library's documentation says of its default
+
+
+def buildable(capabilities: list[int]) -> list[int]:
+    """Return compute capabilities that the library builds for; for use as a validator, before any stage runs."""
+    for capability in capabilities:
+        if capability not in KNOWN:
+            raise ValueError(
+                f"{TITLE} does not build for {shown(capability)}; it does for {', '.join(map(str, KNOWN))}"
+            )
+    return capabilities
 
 
 class Options(BaseModel):
@@ -30,7 +42,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    compute_capabilities: Annotated[list[int], AfterValidator(params.distinct)]
+    compute_capabilities: Annotated[list[int], AfterValidator(params.distinct), AfterValidator(buildable)]
 
 
 class Header(NamedTuple):
