@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from tasks import atomic, calibration, digest, numerics
-from tasks.params import distinct
+from tasks.params import AtMost, distinct
 from tasks.workload import part
 
 CHECKED = 32  # calibration samples that the layers are compared on
@@ -39,7 +39,7 @@ def quantize(
     out: Path,
     *,
     precisions: Annotated[list[Literal["fp32", "fp16", "int8"]], Field(min_length=1), AfterValidator(distinct)],
-    min_calibration: Annotated[int, Field(ge=1, le=1_000_000)],
+    min_calibration: Annotated[int, Field(ge=1, le=1_000_000), AtMost("prepare", "calibration")],
 ) -> None:
     """Leave an ONNX file per precision (and dialect, for INT8) and `quantize.json` in `out`.
 
