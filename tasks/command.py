@@ -82,7 +82,7 @@ def check(pipeline: str, stages: list[str], others: list[str], params: dict[str,
     for function in functions:
         refuse_too_large(function, found, where)
     for name in params["backends"]:
-        if hasattr(backends.backend(name), "Options") and not found["build"]["options"].get(name):
+        if hasattr(backends.backend(name), "Options") and name not in found["build"]["options"]:
             raise ValueError(f"{where}.build.options.{name}: missing; add it, or take {name} out of backends")
 
 
