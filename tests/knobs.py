@@ -4,10 +4,12 @@ import json
 import math
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from flows.gate import Knobs
 from tasks import workload
+from tasks.backends import backend, names
 from tasks.command import Backends, function_of
 from tasks.workload import Typed
 
@@ -21,6 +23,9 @@ def hint(path: Path) -> Any:
     if path[0] == "backends":
         return inside(Backends, path[1:])
     stage, *rest = path[len(BLOCK) :]
+    if (stage, *rest[:1]) == ("build", "options"):
+        kinds = {name: backend(name).Options for name in names() if hasattr(backend(name), "Options")}  # type: ignore[attr-defined]
+        return inside(kinds[str(rest[1])], rest[2:]) if rest[1:] else group(kinds)
     if stage == "deploy":
         return inside(Knobs, rest)
     hints = get_type_hints(function_of(str(stage)), include_extras=True)
@@ -28,6 +33,13 @@ def hint(path: Path) -> Any:
     hints |= {name: getattr(workload.part(WORKLOAD, mark.part), mark.name) for name, mark in typed.items()}
     whole = [name for name, mark in typed.items() if mark.whole]
     return inside(hints[whole[0]], rest) if whole else inside(hints[str(rest[0])], rest[1:])
+
+
+def group(kinds: dict[str, Any]) -> Any:
+    """Return a group of these members and no other, none of which has to be there."""
+    made = TypedDict("made", kinds, total=False)  # type: ignore[misc]
+    made.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return made
 
 
 def inside(kind: Any, path: Any) -> Any:

@@ -18,6 +18,8 @@ RAW = "RAWTEXT"  # stands in a tree for text that no dumper would write
 BLOCK = ("pipelines", "fashion")
 DATA = (*BLOCK, "fetch", "files")  # its keys are names of files: any will do
 GROUPS = ("modality", "problem", "model")
+OPTIONS = (*BLOCK, "build", "options")
+UNUSED = (*OPTIONS, "tensorrt")  # of a backend that is not chosen
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,12 @@ def get(tree: Any, path: Path) -> Any:
 
 def numbers(tree: Any) -> list[Path]:
     """Return the places of numbers."""
-    return [path for path in paths(tree) if isinstance(get(tree, path), int | float)]
+    return [path for path in paths(tree) if isinstance(get(tree, path), int | float) and path not in switches(tree)]
+
+
+def switches(tree: Any) -> list[Path]:
+    """Return the places of `true` and `false`."""
+    return [path for path in paths(tree) if isinstance(get(tree, path), bool)]
 
 
 def keys(tree: Any) -> list[Path]:
@@ -110,7 +117,7 @@ def misspelt(text: str, rng: random.Random) -> dict[str, Any]:
 def missing(text: str, rng: random.Random) -> dict[str, Any]:
     path = rng.choice(keys(yaml.safe_load(text)))
     tree = rekeyed(text, path, lambda key, value: {})
-    optional = path[:-1] == (*BLOCK, "augment")
+    optional = path[:-1] == (*BLOCK, "augment") or path == UNUSED
     return {"text": written(tree), "what": ".".join(map(str, path)), "key": name(path), "may_be_harmless": optional}
 
 
@@ -136,10 +143,12 @@ def wrong_type(text: str, rng: random.Random) -> dict[str, Any]:
         ]
     elif isinstance(old, str):
         others += [5, 0.5, [old], {old: 1}]
+    elif isinstance(old, bool):
+        others += [0, 1, "yes", str(old).lower(), "", [old]]
     else:
         others += [str(old), "many", "", [old], {"value": old}, *([] if isinstance(old, float) else [old + 0.5])]
         others += [] if isinstance(old, float) or path[-2] == "range" else [float(old)]
-    return put(text, path, rng.choice(others))
+    return put(text, path, rng.choice([each for each in others if each is not old]))
 
 
 TRAPS = ["yes", "no", "on", "off", "y", "1e-4", "1e3", "010", "08", "0x10", "0o17", "0b11", "1_000", "1,000", "1:30"]
@@ -147,7 +156,8 @@ TRAPS += [".5", "5.", "+1", "0", "-0", "TRUE", "~", "=", "<<"]
 
 
 def trap(text: str, rng: random.Random) -> dict[str, Any]:
-    path = rng.choice([*numbers(yaml.safe_load(text)), (*BLOCK, "fetch", "debian")])
+    tree = yaml.safe_load(text)
+    path = rng.choice([*numbers(tree), *switches(tree), (*BLOCK, "fetch", "debian")])
     raw = rng.choice(TRAPS)
     found = put(text, path, RAW, raw, may_be_harmless=True, key="")
     if rng.random() < 0.2:
@@ -200,6 +210,7 @@ def unknown_choice(text: str, rng: random.Random) -> dict[str, Any]:
         ("select", "objective"),
         ("quantize", "precisions", 0),
         ("quantize", "precisions", 1),
+        ("build", "options", "tensorrt", "hardware_compatibility"),
     ]
     places += [("prepare", "input", "normalisation"), ("prepare", "input", "channels")]
     path = (*BLOCK, *rng.choice(places))
@@ -210,6 +221,7 @@ def unknown_choice(text: str, rng: random.Random) -> dict[str, Any]:
 
 
 LISTS = [("backends",), (*BLOCK, "prepare", "classes"), (*BLOCK, "quantize", "precisions")]
+LISTS += [(*BLOCK, "measure", "batches")]
 
 
 def doubled_entry(text: str, rng: random.Random) -> dict[str, Any]:
@@ -222,7 +234,7 @@ def doubled_entry(text: str, rng: random.Random) -> dict[str, Any]:
 
 def empty(text: str, rng: random.Random) -> dict[str, Any]:
     tree = yaml.safe_load(text)
-    path = rng.choice([path for path in paths(tree) if isinstance(get(tree, path), dict | list)])
+    path = rng.choice([path for path in paths(tree) if isinstance(get(tree, path), dict | list) and get(tree, path)])
     optional = path == (*BLOCK, "augment")
     group = isinstance(get(tree, path), dict)  # then a key is missing in it
     return put(text, path, {} if group else [], may_be_harmless=optional, value=NOTHING if group else [])
@@ -284,12 +296,62 @@ def pipeline_name(text: str, rng: random.Random) -> dict[str, Any]:
     return {"text": written(tree), "what": f"{new!r} {'beside' if beside else 'in place of'} fashion", "key": new[:30]}
 
 
-def batch(text: str, rng: random.Random) -> dict[str, Any]:
-    built = int(get(yaml.safe_load(text), (*BLOCK, "build", "max_batch")))
-    served = int(get(yaml.safe_load(text), (*BLOCK, "package", "max_batch_size")))
-    if rng.random() < 0.5:
-        return put(text, (*BLOCK, "package", "max_batch_size"), rng.randrange(built + 1, 1025))
-    return put(text, (*BLOCK, "build", "max_batch"), rng.randrange(1, served), value=served)
+def beyond_another(text: str, rng: random.Random) -> dict[str, Any]:
+    block = get(yaml.safe_load(text), BLOCK)
+    built, batches, calibrated = (
+        block["build"]["max_batch"],
+        block["measure"]["batches"],
+        block["prepare"]["calibration"],
+    )
+    return rng.choice(
+        [
+            lambda: put(text, (*BLOCK, "package", "max_batch_size"), rng.randrange(built + 1, 1025)),
+            lambda: put(text, (*BLOCK, "build", "max_batch"), rng.randrange(1, max(batches)), value=max(batches)),
+            lambda: put(
+                text,
+                (*BLOCK, "measure", "batches", rng.randrange(len(batches))),
+                rng.randrange(built + 1, 4097),
+                key="batches",
+            ),
+            lambda: put(text, (*BLOCK, "quantize", "min_calibration"), rng.randrange(calibrated + 1, 100_000)),
+            lambda: put(
+                text,
+                (*BLOCK, "prepare", "calibration"),
+                rng.randrange(1, block["quantize"]["min_calibration"]),
+                value=block["quantize"]["min_calibration"],
+            ),
+        ]
+    )()
+
+
+def build_option(text: str, rng: random.Random) -> dict[str, Any]:
+    capabilities, other = (*OPTIONS, "tensorrt_rtx", "compute_capabilities"), (*OPTIONS, "tensorrt")
+    values: list[tuple[Path, Any]] = [
+        *((OPTIONS, each) for each in ([], "tensorrt_rtx", None, True)),
+        *(((*OPTIONS, name), {}) for name in ("onnxruntime", "openvino", "tensorrtx", "TensorRT", "")),
+        *(((*OPTIONS, "tensorrt_rtx"), each) for each in (None, [], 80, [80, 86], "8.6")),
+        *((capabilities, each) for each in (86, "86", "all", None, True, {"86": 1})),
+        *((capabilities, [each]) for each in (8.6, "8.6", 86.0, True, None, [86], 0, -86, 87, 90, 10**30)),
+        *(((*OPTIONS, "tensorrt_rtx", each), 1024) for each in ("workspace_mb", "compute_capability", "refit")),
+        *(((*other, "workspace_mb"), each) for each in (0, -1, 1.5, 1024.0, "1 GB", "1024", None, [1024], 2_000_000)),
+        *(((*other, "version_compatible"), each) for each in (1, 0, "yes", "true", None, [True])),
+        *(((*other, "hardware_compatibility"), each) for each in ("None", "ampere", "", None, 8.0, True, ["none"])),
+        *(((*other, each), False) for each in ("hardware_compatible", "strongly_typed")),
+    ]
+    form = rng.randrange(8)
+    if form == 0:
+        twice = rng.choice([75, 80, 86, 89, 120, 121])
+        return put(text, capabilities, [twice, 80, 86, twice], value=twice if twice not in (80, 86) else NOTHING)
+    if form == 1:  # chosen, and nothing said of it
+        tree = yaml.safe_load(text)
+        chosen = rng.choice(["tensorrt", "tensorrt_rtx"])
+        tree["backends"] = rng.choice([["onnxruntime", chosen], [chosen]])
+        del get(tree, OPTIONS)[chosen]
+        return {"text": written(tree), "what": f"{chosen} without options", "key": f"build.options.{chosen}"}
+    path, value = rng.choice(values)
+    stranger = path[-1] not in get(yaml.safe_load(text), path[:-1])
+    shown = NOTHING if value in (None, [None]) or stranger else value
+    return put(text, path, value, value=shown[0] if isinstance(shown, list) and shown else shown)
 
 
 def odd_key(text: str, rng: random.Random) -> dict[str, Any]:
@@ -345,7 +407,9 @@ def bracket(text: str, rng: random.Random) -> dict[str, Any]:
 
 def truncated(text: str, rng: random.Random) -> dict[str, Any]:
     end = rng.randrange(1, len(text.encode()))
-    return {"text": text.encode()[:end], "what": f"after {end} bytes", "may_be_harmless": True}
+    left = text.encode()[:end]
+    key = "" if any(line and not line.startswith(b"#") for line in left.splitlines()) else "backends"
+    return {"text": left, "what": f"after {end} bytes", "key": key, "may_be_harmless": True}
 
 
 def flipped(text: str, rng: random.Random) -> dict[str, Any]:
@@ -433,7 +497,8 @@ KINDS: dict[str, Callable[[str, random.Random], dict[str, Any]]] = {
     "bad class name": class_name,
     "unknown name": unknown_name,
     "bad pipeline name": pipeline_name,
-    "batch larger than built": batch,
+    "beyond another knob": beyond_another,
+    "bad build option": build_option,
     "tab as indentation": tab,
     "lost colon": lost_colon,
     "lost quote": lost_quote,

@@ -19,6 +19,7 @@ from tests.mutations import NOTHING, Mutation
 
 LONGEST, SECONDS = 400, 2
 REMEDY = r"there are: |missing; add it|hould (be|have|match)|mend |save the file|take one out|give it|write |a name is "
+REMEDY += "|it does for "
 
 
 def verdict(mutation: Mutation, folder: Path) -> tuple[str, str]:
@@ -95,4 +96,16 @@ def harm(text: bytes) -> str | None:
             faults.append(f"{section}: other keys")
         else:
             faults += [unlawful(knobs[name], value, (*BLOCK, section, name)) for name, value in new[section].items()]
+    faults.append(at_odds(new, found["backends"]))
     return next((fault for fault in faults if fault), None)
+
+
+def at_odds(block: dict[str, Any], backends: list[str]) -> str | None:
+    """Say which knobs of a block, each lawful, contradict each other or the backends chosen."""
+    built = block["build"]["max_batch"]
+    if max(*block["measure"]["batches"], block["package"]["max_batch_size"]) > built:
+        return f"batches beyond {built}"
+    if block["quantize"]["min_calibration"] > block["prepare"]["calibration"]:
+        return "more calibration samples asked for than set aside"
+    lacking = {"tensorrt", "tensorrt_rtx"} & set(backends) - set(block["build"]["options"])
+    return f"no options of {lacking}" if lacking else None

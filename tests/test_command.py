@@ -13,7 +13,8 @@ from tests.mutations import KINDS, mutate
 from tests.refusals import verdict
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-SELECT = ["select", "fashion", "--evaluate", "e", "--measure", "m", "--build", "b", "--out", "o"]
+STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+SELECT = ["select", "fashion", "--evaluate", "e", "--measure", "m", "--build", "b", "--out", "o", "--picture", "p"]
 
 
 def changed(stage: str, **knobs: Any) -> dict[str, Any]:
@@ -48,6 +49,53 @@ def test_a_wrong_knob_is_refused_by_name(knobs: dict[str, Any], words: list[str]
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("backend", "knobs", "words"),
+    [
+        ("tensorrtx", {}, "tensorrtx: no such knob; there are: tensorrt, tensorrt_rtx"),
+        ("onnxruntime", {}, "onnxruntime: no such knob"),
+        ("tensorrt_rtx", {}, "tensorrt_rtx.compute_capabilities: missing; add it"),
+        ("tensorrt_rtx", None, "tensorrt_rtx: there is nothing behind it"),
+        ("tensorrt_rtx", {"compute_capabilities": [], "workspace_mb": 1}, "tensorrt_rtx.workspace_mb: no such knob"),
+        ("tensorrt_rtx", {"compute_capabilities": 86}, "compute_capabilities: .* valid list, got 86"),
+        ("tensorrt_rtx", {"compute_capabilities": [8.6]}, r"compute_capabilities.0: .* valid integer, got 8\.6"),
+        ("tensorrt_rtx", {"compute_capabilities": [90]}, "not build for 90; it does for 75, 80, 86, 89, 120, 121"),
+        ("tensorrt_rtx", {"compute_capabilities": [86, 86]}, "compute_capabilities: 86 is there twice; take one out"),
+        ("tensorrt", {"workspace_mb": 1}, "tensorrt.hardware_compatibility: missing; add it"),
+    ],
+)
+def test_knobs_of_a_backend_are_checked_by_name(backend: str, knobs: dict[str, Any] | None, words: str) -> None:
+    params = copy.deepcopy(PARAMS)
+    params["pipelines"]["fashion"]["build"]["options"][backend] = knobs
+    with pytest.raises(ValueError, match=rf"params.yaml: pipelines\.fashion\.build\.options\..*{words}"):
+        check("fashion", STAGES, ["deploy"], params)
+
+
+@pytest.mark.parametrize("chosen", ["tensorrt", "tensorrt_rtx"])
+def test_a_chosen_backend_needs_its_options_and_no_other_does(chosen: str) -> None:
+    options = copy.deepcopy(PARAMS["pipelines"]["fashion"]["build"]["options"])
+    del options[chosen]
+    params = changed("build", options=options)
+    check("fashion", STAGES, ["deploy"], params | {"backends": ["onnxruntime", "openvino"]})
+    with pytest.raises(ValueError, match=rf"options\.{chosen}: missing; add it, or take {chosen} out of backends"):
+        check("fashion", STAGES, ["deploy"], params | {"backends": ["onnxruntime", chosen]})
+
+
+@pytest.mark.parametrize(
+    ("stage", "knobs", "words"),
+    [
+        ("measure", {"batches": [1, 256]}, "measure.batches: .* build.max_batch, which is 128, got 256; lower it"),
+        ("build", {"max_batch": 100}, "measure.batches: .* build.max_batch, which is 100, got 128; lower it"),
+        ("package", {"max_batch_size": 129}, "package.max_batch_size: .* build.max_batch, which is 128, got 129"),
+        ("quantize", {"min_calibration": 2000}, "min_calibration: .* prepare.calibration, which is 1024, got 2000"),
+        ("prepare", {"calibration": 511}, "min_calibration: .* prepare.calibration, which is 511, got 512; lower it"),
+    ],
+)
+def test_a_knob_that_exceeds_another_is_refused_with_both(stage: str, knobs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check("fashion", STAGES, ["deploy"], changed(stage, **knobs))
+
+
 def test_an_unknown_pipeline_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="no pipeline 'shoes'; there are: fashion"):
         bind(["select", "shoes"], PARAMS)
@@ -60,13 +108,9 @@ def test_one_target_reaches_training_as_a_number() -> None:
 
 
 def test_every_knob_is_checked_before_any_stage_runs() -> None:
-    stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-    check("fashion", stages, ["deploy"], PARAMS)
+    check("fashion", STAGES, ["deploy"], PARAMS)
     with pytest.raises(ValueError, match=r"pipelines.fashion.package.instances: Input should be .*, got 'many'"):
-        check("fashion", stages, ["deploy"], changed("package", instances="many"))
-
-
-STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+        check("fashion", STAGES, ["deploy"], changed("package", instances="many"))
 
 
 @pytest.mark.parametrize("seed", range(50))
