@@ -20,7 +20,7 @@ def grown_mb(load: Callable[[], Callable[[Any], Any]], x: Any) -> float | None:
             os.close(ours)
             before = resident("VmRSS")
             load()(x)
-            os.write(theirs, struct.pack("d", (resident("VmHWM") - before) / 1e3))
+            os.write(theirs, struct.pack("d", (resident("VmHWM") - before) / 1e6))
             status = 0
         finally:
             os._exit(status)
@@ -32,8 +32,8 @@ def grown_mb(load: Callable[[], Callable[[Any], Any]], x: Any) -> float | None:
 
 
 def resident(name: str) -> float:
-    """Return VmRSS (now) or VmHWM (at the peak) of this process, in kB."""
+    """Return VmRSS (now) or VmHWM (at the peak) of this process, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
-            return float(line.split()[1])
+            return float(line.split()[1]) * 1024  # "kB" there are 1,024 bytes
     raise ValueError(f"/proc/self/status: no {name}")
