@@ -8,7 +8,6 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tasks import gpu, objection, params, trt
-from tasks.document import shown
 
 DEVICE = "gpu"
 DIALECT = "tensorrt"
@@ -29,7 +28,7 @@ def buildable(capabilities: list[int]) -> list[int]:
     for capability in capabilities:
         if capability not in KNOWN:
             raise ValueError(
-                f"{TITLE} does not build for {shown(capability)}; it does for {', '.join(map(str, KNOWN))}"
+                f"{TITLE} does not build for {str(capability)[:40]}; it does for {', '.join(map(str, KNOWN))}"
             )
     return capabilities
 
