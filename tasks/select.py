@@ -58,6 +58,7 @@ def select(
     name = chosen["engine"] if chosen else None
     table = budget.table(evaluated, name)
     content = {"chosen": name, "why": why, "objective": objective, "bounds": bounds, "rows": rows, "budget": table}
+    picture.parent.mkdir(parents=True, exist_ok=True)
     pictures.budget(picture, table)
     atomic.write_json(out, content)
     print(f"chosen: {name or 'none'}{f', {why}' if why else ''}")

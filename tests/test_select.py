@@ -89,9 +89,15 @@ def decided(built: Path, folder: Path, scores: Rows, times: Rows, backends: list
     timings = {name: timed(1.0) for name in names} | times
     (folder / "evaluate.json").write_text(json.dumps({"reference": REFERENCE, "n": 10_000, "rows": rows}))
     (folder / "measure.json").write_text(json.dumps({"rows": timings}))
-    files = [folder / "evaluate.json", folder / "measure.json", built, folder / "out.json", folder / "out.png"]
+    files = [
+        folder / "evaluate.json",
+        folder / "measure.json",
+        built,
+        folder / "new" / "out.json",
+        folder / "new" / "out.png",
+    ]
     select(backends, *files, **KNOBS | knobs)
-    return json.loads((folder / "out.json").read_text())
+    return json.loads((folder / "new" / "out.json").read_text())
 
 
 def verdicts(table: Any) -> dict[str, str]:
@@ -208,4 +214,4 @@ def test_the_table_has_a_row_per_engine_with_size_and_bounds(built: Path, tmp_pa
 def test_the_budget_is_drawn_up_to_the_chosen_engine(built: Path, tmp_path: Path) -> None:
     table = decided(built, tmp_path, {}, QUICK)
     assert [rung["step"] for rung in table["budget"]] == [REFERENCE, "onnxruntime-int8"]
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert (tmp_path / "new" / "out.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
