@@ -1,4 +1,4 @@
-"""The command line, `engineworks COMMAND`. Exit codes: 0 deployed or unchanged, 3 refused by a gate, 1 error."""
+"""The command line, `engineworks COMMAND`. Exit codes: 0 deployed, unchanged or fit, 3 refused, 1 error."""
 
 import argparse
 import signal
@@ -13,26 +13,13 @@ from tasks.mirror import without_credentials
 
 REFUSED = 3
 INTERRUPTED = 130
+ANYWHERE = ("check", "target")  # commands that need no checkout
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command in the checkout."""
-    parser = argparse.ArgumentParser(prog="engineworks", description="Labelled images to a served, optimised network.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="bring a pipeline up to date and deploy it; starts what is not up")
-    run.add_argument("pipeline", nargs="?", default="fashion")
-    status = commands.add_parser("status", help="what the next run will do, and why")
-    status.add_argument("pipeline", nargs="?", default="fashion")
-    doctor = commands.add_parser("doctor", help="what this machine and this checkout are fit for")
-    explain = commands.add_parser("explain", help="where a version comes from: data, knobs, engine, verdicts, deploy")
-    explain.add_argument("model", help="as in fashion@champion or fashion/3")
-    for each in (status, doctor, explain):
-        each.add_argument("--json", action="store_true", help="for programs")
-    commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
-    commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
-    commands.add_parser("setup", help="make the server's own environment")
-    arguments = parser.parse_args(argv)
-    if not Path("params.yaml").exists():
+    arguments = parser().parse_args(argv)
+    if arguments.command not in ANYWHERE and not Path("params.yaml").exists():
         terminal.say("error: no params.yaml here; run this in the checkout's root")
         return 1
     try:
@@ -42,12 +29,39 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the commands and what they take."""
+    root = argparse.ArgumentParser(prog="engineworks", description="Labelled images to a served, optimised network.")
+    commands = root.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="bring a pipeline up to date and deploy it; starts what is not up")
+    run.add_argument("pipeline", nargs="?", default="fashion")
+    status = commands.add_parser("status", help="what the next run will do, and why")
+    status.add_argument("pipeline", nargs="?", default="fashion")
+    doctor = commands.add_parser("doctor", help="what this machine and this checkout are fit for")
+    explain = commands.add_parser("explain", help="where a version comes from: data, knobs, engine, verdicts, deploy")
+    explain.add_argument("model", help="as in fashion@champion or fashion/3")
+    check = commands.add_parser("check", help="whether this machine, or another, can load an engine")
+    check.add_argument("engine", type=Path, help="a file of the build stage, or a folder of them")
+    check.add_argument("--on", type=Path, metavar="TARGET.json", help="the other machine: its `engineworks target`")
+    for each in (status, doctor, explain, check):
+        each.add_argument("--json", action="store_true", help="for programs")
+    commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
+    commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
+    commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
+    commands.add_parser("setup", help="make the server's own environment")
+    return root
+
+
 def dispatch(arguments: argparse.Namespace) -> int:
     """Run the command that was asked for."""
     if arguments.command == "doctor":  # before anything that could fail: it says why
         from flows.doctor import doctor
 
         return doctor(arguments.json)
+    if arguments.command in ANYWHERE:
+        from flows.check import check, show_target
+
+        return check(arguments.engine, arguments.on, arguments.json) if arguments.command == "check" else show_target()
     addresses.adopt()
     if arguments.command == "run":
         return run_pipeline(arguments.pipeline)
