@@ -11,6 +11,9 @@ from tasks import atomic, backends, target
 from tasks.digest import sha256
 
 SUFFIX = ".passport.json"
+# Without these a passport is not whole.
+NEEDED: dict[str, type] = dict.fromkeys(("engine", "pipeline", "backend", "precision", "device", "sha256"), str)
+NEEDED |= {"runs_on": str, "onnx": dict, "versions": dict, "flags": dict, "built": dict}
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,14 @@ def read(engine: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{engine}: no passport beside it ({path.name}); only engines of the build stage have one")
     try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-        assert {"sha256", "backend", "precision", "pipeline", "versions"} <= facts.keys()
-    except (ValueError, AttributeError, AssertionError):
-        raise ValueError(f"{path}: no whole passport; run the build stage again") from None
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), kind) for name, kind in NEEDED.items()):
+        raise ValueError(f"{path}: no whole passport; run the build stage again")
+    if facts["backend"] not in backends.names():
+        there = ", ".join(backends.names())
+        raise ValueError(f"{path}: no backend {facts['backend']!r} here; there are: {there}; bring its file here")
     return facts
 
 
@@ -109,7 +116,7 @@ def check(engine: Path, on: dict[str, Any]) -> Verdict:
         return Verdict("refuse", [str(error)])
     if sha256(engine) != facts["sha256"]:
         reason = f"its bytes are not those of its passport ({facts['sha256'][:12]}): changed or damaged after the build"
-        return Verdict("refuse", [reason])
+        return Verdict("refuse", [f"{reason}; copy both files again, or run the build stage again"])
     build = f"build@{facts['pipeline']}-{facts['backend']}"
     reasons = backends.backend(facts["backend"]).objections(engine, facts, on)
     if reasons:
