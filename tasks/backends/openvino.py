@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tasks import objection
+
 DEVICE = "cpu"
 DIALECT = "cpu"
 PRECISIONS = ("fp32", "int8")
@@ -64,6 +66,6 @@ def objections(engine: Path, facts: dict[str, Any], target: dict[str, Any]) -> l
     built, there = facts["versions"]["openvino"], target["versions"].get("openvino")
     if there is None:
         return ["the target has no OpenVINO"]
-    if [int(part) for part in there.split(".")[:2]] < [int(part) for part in built.split(".")[:2]]:
+    if objection.release(there)[:2] < objection.release(built)[:2]:
         return [f"tried with OpenVINO {built}, the target has {there}"]
     return []
