@@ -45,11 +45,13 @@ def quantize(
 
     FP16 is typed by NVIDIA's AutoCast, which keeps sensitive nodes in FP32. INT8 is explicit Q/DQ with per-channel
     weights, its ranges the minimum and maximum over the calibration split. `ValueError` where that split is no honest
-    sample, where the network has a fixed batch or weights that are no numbers, or where a precision gives NaN.
+    sample, where the network has a fixed batch, strange operators or weights that are no numbers, or where a precision
+    gives NaN.
     """
     source, facts = export / "model.onnx", prepare / "spec.json"
     code, spec = Path(str(part(workload, "preprocess").__file__)), json.loads(facts.read_text())
     refuse_unsound(source)
+    refuse_unrunnable(source)
     batches, audit = calibration.audited(workload, prepare, spec, min_calibration)
     files: dict[str, dict[str, str]] = {}
     with atomic.folder(out) as folder:
@@ -91,6 +93,19 @@ def refuse_unsound(source: Path) -> None:
             raise ValueError(
                 f"{source}: '{value.name}' has a fixed batch of {first.dim_value}; export it with a dynamic batch"
             )
+
+
+def refuse_unrunnable(source: Path) -> None:
+    """Raise `ValueError` in ONNX Runtime's words for a network that it can't load: it calibrates, checks and judges."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has no class of its own for a model that it can't run
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{source}: ONNX Runtime can't run it: {said}; export it with ONNX's own operators") from None
 
 
 def checked(source: Path, path: Path, x: Any) -> dict[str, Any]:
