@@ -10,11 +10,15 @@ from typing import Any
 
 @contextmanager
 def folder(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside `out` and rename it to `out` at the end; an error leaves `out` as it was."""
+    """Give an empty folder beside `out` and rename it to `out` at the end; an error leaves all as it was."""
     aside = out.with_name(f"{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    yield aside
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
 
