@@ -62,6 +62,7 @@ def sentence(error: Exception) -> str:
         return str(error)
     place = error.filename or "a file"
     if error.errno in FULL:
+        place = error.filename2 or place  # of a copy the file that it was to become
         return f"no room to write {place} ({error.strerror}); free some space and run again, finished stages are kept"
     if error.errno in FORBIDDEN:
         return f"{place} can't be written or read ({error.strerror}); change its permissions or move the checkout"
