@@ -36,6 +36,41 @@ def convolutional(out: Path, batch: int | str = "batch", operator: str = "Relu",
     return out
 
 
+def fitted(out: Path, x: Any, y: Any) -> Path:
+    """Write images -> 32 random filters, the most that each finds -> the logits that fit the labels best, by ridge."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    filters = np.random.default_rng(0).normal(0, 1, (32, 1, 5, 5)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["input", "filters"], ["found"], "find", kernel_shape=[5, 5]),
+        helper.make_node("Relu", ["found"], ["positive"]),
+        helper.make_node("MaxPool", ["positive"], ["most"], kernel_shape=[24, 24]),
+        helper.make_node("Flatten", ["most"], ["features"]),
+        helper.make_node("Gemm", ["features", "weights", "bias"], ["logits"], "judge"),
+    ]
+
+    def model(output: str, weights: Any, bias: Any) -> Any:
+        tensors = {"filters": filters, "weights": weights, "bias": bias}
+        graph = helper.make_graph(
+            nodes,
+            "fitted",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, 28, 28])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", len(weights[0])])],
+            [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    wanted = np.eye(y.max() + 1)[y]
+    unfitted = model("features", np.zeros((32, 32)), np.zeros(32)).SerializeToString()
+    features = onnxruntime.InferenceSession(unfitted).run(["features"], {"input": x})[0].astype(np.float64)
+    off, mean = features - features.mean(0), wanted.mean(0)
+    weights = np.linalg.solve(off.T @ off + 100 * np.eye(32), off.T @ (wanted - mean))
+    onnx.save(model("logits", weights, mean - features.mean(0) @ weights), out)
+    return out
+
+
 def half(source: Path, out: Path) -> Path:
     """Write the FP16 form of a network: inside it, not at its ends."""
     import onnx
