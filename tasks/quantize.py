@@ -50,8 +50,8 @@ def quantize(
     """
     source, facts = export / "model.onnx", prepare / "spec.json"
     code, spec = Path(str(part(workload, "preprocess").__file__)), json.loads(facts.read_text())
-    refuse_unsound(source)
     refuse_unrunnable(source)
+    refuse_unsound(source)
     batches, audit = calibration.audited(workload, prepare, spec, min_calibration)
     files: dict[str, dict[str, str]] = {}
     with atomic.folder(out) as folder:

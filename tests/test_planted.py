@@ -200,7 +200,7 @@ def test_a_shard_that_holds_nothing_is_no_calibration_set(prepared: Path, tmp_pa
             lambda path: networks.convolutional(path, operator="Frobnicate"),
             "ONNX Runtime can't run.*custom:Frobnicate.*exp",
         ),
-        (lambda path: path.write_bytes(b"no model" * 9), "no ONNX model.*export stage"),
+        (lambda path: path.write_bytes(b"no model" * 9), "ONNX Runtime can't run it.*Protobuf parsing failed"),
     ],
     ids=["NaN", "infinity", "fixed batch", "strange operator", "text"],
 )
@@ -218,7 +218,7 @@ def test_a_network_that_no_precision_mends_is_refused(
     ("backend", "words"),
     [
         ("onnxruntime", "ONNX Runtime can't load fp32.onnx: .*Frobnicate"),
-        ("openvino", "OpenVINO can't load fp32.onnx: .*Frobnicate"),
+        ("openvino", "OpenVINO can't load fp32.onnx: No conversion rule found for operations: custom.Frobnicate"),
         ("tensorrt_rtx", "TensorRT for RTX can't read fp32.onnx: .*operator Frobnicate, node between"),
     ],
 )
@@ -236,9 +236,9 @@ def test_a_full_disk_while_building_leaves_no_engine(tmp_path: Path, backend: st
     """No file above so many bytes: to a program that is a disk that is full."""
     of_hand(tmp_path / "quantize", networks.convolutional)
     miniature.write_params(tmp_path, {})
+    line = f"build fashion --backend {backend} --quantize quantize --out out"
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.command", "build", "fashion"]
-        + ["--backend", backend, "--quantize", "quantize", "--out", "out"],
+        [sys.executable, "-m", "tasks.command", *line.split()],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(miniature.ROOT)},
         text=True,
@@ -300,19 +300,21 @@ def judged(prepare: Path, root: Path, network: Path) -> dict[str, Any]:
     build("toy", "onnxruntime", quantize_folder, root / "build/onnxruntime", max_batch=8, options=OPTIONS)
     paths = root / "train", quantize_folder, root / "build", root / "evaluate.json", root / "answers.safetensors"
     evaluate(toys.WORKLOAD, ["onnxruntime"], prepare, *paths, batch_size=100)
-    measured(root)
-    files = root / "evaluate.json", root / "measure.json", root / "build", root / "select.json", root / "budget.png"
+    timings = root.parent / "measure.json"  # other ranges take the same time
+    if not timings.exists():
+        measured(root, timings)
+    files = root / "evaluate.json", timings, root / "build", root / "select.json", root / "budget.png"
     select(["onnxruntime"], *files, objective="latency", **BOUNDS)
     selection = json.loads((root / "select.json").read_text())
     rows = {row["precision"]: row for row in selection["rows"] if "precision" in row}
     return rows | {"chosen": selection["chosen"]}
 
 
-def measured(root: Path) -> None:
+def measured(root: Path, out: Path) -> None:
     """Measure in a process of its own: it forks, which this one's threads forbid."""
     miniature.write_params(root, {})
     params = yaml.safe_load((root / "params.yaml").read_text()) | {"backends": ["onnxruntime"]}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
-    line = "measure fashion --prepare prepare --train train --build build --out measure.json"
+    line = f"measure fashion --prepare prepare --train train --build build --out {out}"
     environment = os.environ | {"PYTHONPATH": str(miniature.ROOT)}
     subprocess.run([sys.executable, "-m", "tasks.command", *line.split()], cwd=root, env=environment, check=True)

@@ -28,7 +28,7 @@ def build(source: Path, out: Path, max_batch: int, options: Any) -> dict[str, An
     try:
         compiled(source, threads=1)
     except RuntimeError as error:
-        raise ValueError(f"OpenVINO can't load {source.name}: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"OpenVINO can't load {source.name}: {words(error)}") from None
     shutil.copyfile(source, out)
     version = openvino.__version__.partition("-")[0]
     return {
@@ -37,6 +37,13 @@ def build(source: Path, out: Path, max_batch: int, options: Any) -> dict[str, An
         "batch": [1, 1, None],
         "runs_on": f"any CPU that OpenVINO {version} supports, compiled there at load",
     }
+
+
+def words(error: RuntimeError) -> str:
+    """Return what OpenVINO says, its summary alone where there is one, without the places in its code."""
+    said = str(error).partition("Summary:\n")[2] or str(error)
+    lines = [line.strip("- ") for line in said.splitlines() if not line.startswith("Exception from")]
+    return "; ".join(line for line in lines if line)[:300]
 
 
 def missing() -> str | None:
