@@ -98,6 +98,7 @@ def test_a_passport_holds_every_fact(built: Path, quantized: Path, backend: str,
     assert facts["versions"][backend] == HERE["versions"][backend] and facts["versions"][backend] in facts["runs_on"]
     assert facts["batch"] == ([1, 2, 8] if backend == "tensorrt_rtx" else [1, 1, None]) and facts["flags"]
     assert facts["built"]["on"] == HERE and 0 <= facts["built"]["seconds"] < 60 and "T" in facts["built"]["at"]
+    assert facts["requires"] == f"{module.DISTRIBUTION}=={HERE['versions'][backend]}"
     assert ("layers" in facts) == (backend == "tensorrt_rtx")
 
 
