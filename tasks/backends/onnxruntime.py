@@ -1,11 +1,10 @@
 """ONNX Runtime on the CPU: its engine is the ONNX file, checked by loading it."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from tasks import objection
 
 DEVICE = "cpu"
 DIALECT = "cpu"
@@ -62,6 +61,11 @@ def objections(engine: Path, facts: dict[str, Any], target: dict[str, Any]) -> l
     built, there = facts["versions"]["onnxruntime"], target["versions"].get("onnxruntime")
     if there is None:
         return ["the target has no ONNX Runtime"]
-    if objection.release(there)[:2] < objection.release(built)[:2]:
+    if release(there) < release(built):
         return [f"tried with ONNX Runtime {built}, the target has {there}"]
     return []
+
+
+def release(version: str) -> list[int]:
+    """Return the first two numbers of a version: `1.33rc1` -> 1, 33."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]

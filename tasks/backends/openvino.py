@@ -1,11 +1,10 @@
 """OpenVINO on the CPU: its engine is the ONNX file, compiled for the CPU at load; the quickest INT8 on many."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from tasks import objection
 
 DEVICE = "cpu"
 DIALECT = "cpu"
@@ -73,6 +72,11 @@ def objections(engine: Path, facts: dict[str, Any], target: dict[str, Any]) -> l
     built, there = facts["versions"]["openvino"], target["versions"].get("openvino")
     if there is None:
         return ["the target has no OpenVINO"]
-    if objection.release(there)[:2] < objection.release(built)[:2]:
+    if release(there) < release(built):
         return [f"tried with OpenVINO {built}, the target has {there}"]
     return []
+
+
+def release(version: str) -> list[int]:
+    """Return the first two numbers of a version: `1.33rc1` -> 1, 33."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
