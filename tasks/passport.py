@@ -118,6 +118,8 @@ def check(engine: Path, on: dict[str, Any]) -> Verdict:
         reason = f"its bytes are not those of its passport ({facts['sha256'][:12]}): changed or damaged after the build"
         return Verdict("refuse", [f"{reason}; copy both files again, or run the build stage again"])
     build = f"build@{facts['pipeline']}-{facts['backend']}"
+    if facts["device"] == "gpu" and on["gpu"] is None:
+        return Verdict("refuse", ["the target has no NVIDIA GPU"])
     reasons = backends.backend(facts["backend"]).objections(engine, facts, on)
     if reasons:
         return Verdict("rebuild", reasons, command(build))

@@ -20,7 +20,7 @@ from flows import addresses, checkout
 from flows.doctor import doctor, examine
 from flows.finding import Finding
 from flows.machine import WORTH, libraries
-from tasks.measure import INSTRUCTION_SETS
+from tasks.target import INSTRUCTION_SETS
 from tests.miniature import ROOT, free_ports
 
 # A stand-in for NVIDIA's driver library: two GPUs, or the error in $CUDA_ERROR.

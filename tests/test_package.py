@@ -1,6 +1,5 @@
 """package: a model repository that is the same for the same inputs, and needs nothing of this machine."""
 
-import hashlib
 import io
 import json
 import subprocess
@@ -15,6 +14,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 from tritonclient.grpc import model_config_pb2
 
+from tasks.build import build as build_engines
 from tasks.package import digest, package, parts, public
 
 ROOT = Path(__file__).parents[1]
@@ -62,10 +62,10 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
         tar.addfile(member, io.BytesIO(b"png"))
     tensors = {"input": np.zeros((1, 3, 8, 8), np.float32), "label": np.array([1])}
     save_file(tensors, prepare / "golden.safetensors")
-    engine = build / "onnxruntime" / "fp32.onnx"
-    write_engine(engine)
-    facts = {"backend": "onnxruntime", "file": engine.name, "sha256": hashlib.sha256(engine.read_bytes()).hexdigest()}
-    write_json(build / "onnxruntime" / "build.json", {"engines": {"onnxruntime-fp32": facts}})
+    write_engine(tmp_path / "quantize" / "fp32.onnx")
+    origin = {"files": {"fp32": {"cpu": "fp32.onnx"}}, "preprocessing_sha256": "0"}
+    write_json(tmp_path / "quantize" / "quantize.json", origin)
+    build_engines("toy", "onnxruntime", tmp_path / "quantize", build / "onnxruntime", max_batch=16, options=None)
     choose(select, "onnxruntime-fp32")
     return {"prepare": prepare, "build": build, "select": select}
 

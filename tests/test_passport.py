@@ -169,7 +169,7 @@ def test_an_engine_without_a_whole_passport_is_refused(
             "rebuild",
             "built with CUDA 13, the driver of the target's GPU 'NVIDIA L4' is for 12.8",
         ),
-        (HERE | {"gpu": None}, "rebuild", "the target has no NVIDIA GPU"),
+        (HERE | {"gpu": None}, "refuse", "the target has no NVIDIA GPU"),
         (with_version("tensorrt_rtx", "1.5.0.114"), "rebuild", "the target has 1.5.0.114"),
         (with_version("tensorrt_rtx", "9.0.0"), "rebuild", "the target has 9.0.0"),
         (with_version("tensorrt_rtx", None), "rebuild", "the target has none"),
@@ -243,15 +243,18 @@ def test_another_machine_is_asked_by_its_file(built: Path, tmp_path: Path, capsy
     facts = json.loads(capsys.readouterr().out)
     assert facts == HERE
     server, engine = tmp_path / "server.json", str(built / "tensorrt_rtx" / "fp32.rtx")
-    for gpu, code in ((ADA, 0), (ADA | {"compute_capability": "9.0"}, 3), (None, 3)):
+    for gpu, answer in ((ADA, "load"), (ADA | {"compute_capability": "9.0"}, "rebuild"), (None, "refuse")):
+        code = 0 if answer == "load" else 3
         server.write_text(json.dumps(facts | {"gpu": gpu}))
         assert cli.main(["check", engine, "--on", str(server)]) == code
         out = capsys.readouterr().out
-        assert ("\n    .venv/bin/dvc repro --force --single-item build@toy-tensorrt_rtx\n" in out) == (code == 3)
+        assert ("\n    .venv/bin/dvc repro --force --single-item build@toy-tensorrt_rtx\n" in out) == (
+            answer == "rebuild"
+        )
         assert cli.main(["check", engine, "--on", str(server), "--json"]) == code
         (found,) = json.loads(capsys.readouterr().out)
-        assert (found["path"], found["precision"], found["answer"]) == (engine, "fp32", "rebuild" if code else "load")
-        assert bool(found["reasons"]) == bool(found["command"]) == (code == 3)
+        assert (found["path"], found["precision"], found["answer"]) == (engine, "fp32", answer)
+        assert bool(found["reasons"]) == (code == 3) and bool(found["command"]) == (answer == "rebuild")
 
 
 def test_what_is_refused_is_told_with_what_is_known(

@@ -101,7 +101,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy repository")
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text(CONFIG)
-    (root / ".dvc" / "config.local").write_text("[core]\n    no_scm = True\n")
+    settle(root)
     (root / "in.txt").write_text("hello\n" * 50)
     (root / "params.yaml").write_text("first:\n  times: 2\n")
     (root / "dvc.yaml").write_text(STAGES)
@@ -115,6 +115,7 @@ def toy(original: Path, tmp_path: Path) -> Path:
     root = tmp_path / "a copy"
     shutil.copytree(original, root)
     shutil.rmtree(root / ".state")
+    settle(root)
     return root
 
 
