@@ -66,9 +66,9 @@ def on_onnx_runtime(path: Path, threads: int) -> Predict:
 
 def on_openvino(path: Path, threads: int, hints: dict[str, str]) -> Predict:
     """Return inference by OpenVINO: one stream, tuned for latency, threads not tied to cores."""
-    import openvino
+    from tasks.backends.openvino import library
 
     common = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads, **common, **hints})
+    compiled = library().Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads, **common, **hints})
     request = compiled.create_infer_request()
     return lambda x: request.infer({"input": x}, share_inputs=True)[0]

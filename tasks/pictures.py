@@ -77,7 +77,7 @@ def budget(out: Path, rungs: list[dict[str, Any]]) -> None:
     axis.axvline(0, color=GREY, lw=1)
     axis.set_yticks(range(len(rungs)), [rung["step"] for rung in rungs])
     axis.invert_yaxis()
-    axis.set_xlabel(f"percentage points against the step before, 95 % interval, n={rungs[0]['n']:,}")
+    axis.set_xlabel(f"percentage points against the step it was made from, 95 % interval, n={rungs[0]['n']:,}")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.grid(axis="x", alpha=0.25)
     save(figure, out)

@@ -107,7 +107,6 @@ def test_a_candidate_that_the_live_champion_beats_is_refused(shipped: Miniature)
     """The live version is made out to have answered all of the test set right."""
     live, answers = (shipped.folder / f".state/triton/{name}/fashion.json" for name in ("live", "answers"))
     before, kept = live.read_text(), json.loads(answers.read_text())
-    select = json.loads((shipped.folder / "models/select/fashion.json").read_text())
     assert json.loads(before)["served_accuracy"] < 1, "there is something to be worse at"
     turn_knobs(shipped, "deploy", {"max_champion_drop": 0.0})
     turn_knobs(shipped, "package", {"max_queue_delay_us": 100})
@@ -120,7 +119,7 @@ def test_a_candidate_that_the_live_champion_beats_is_refused(shipped: Miniature)
     try:
         refused = shipped.shell(f'python -c "{code}"')
         assert "Refused: deploy: " in refused.stdout and "over max_champion_drop 0" in refused.stdout, refused.stdout
-        assert f"n={json.loads(before)['n']}" in refused.stdout and select["chosen"]
+        assert f"n={json.loads(before)['n']}" in refused.stdout
         assert live.read_text() == before
         answer = shipped.shell(next(text for _, text in BLOCKS if "curl" in text))
         assert '"label"' in answer.stdout

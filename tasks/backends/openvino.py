@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,7 @@ FLAGS = {
 
 def build(source: Path, out: Path, max_batch: int, options: Any) -> dict[str, Any]:
     """Copy the ONNX file once it compiles; the batch is dynamic, so `max_batch` sets no limit here."""
-    import openvino
-
+    openvino = library()
     try:
         compiled(source, threads=1)
     except RuntimeError as error:
@@ -45,6 +45,14 @@ def words(error: RuntimeError) -> str:
     return "; ".join(line for line in lines if line)[:300]
 
 
+def library() -> Any:
+    """Import OpenVINO without its reports to Intel, which are on unless a file in the user's home says no."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import fails, and a stub steps in
+    import openvino
+
+    return openvino
+
+
 def missing() -> str | None:
     """It runs everywhere."""
     return None
@@ -62,9 +70,7 @@ def load(engine: Path, threads: int) -> Callable[[Any], Any]:
 
 def compiled(path: Path, threads: int) -> Any:
     """Compile an ONNX file for this CPU."""
-    import openvino
-
-    return openvino.Core().compile_model(str(path), "CPU", FLAGS | {"INFERENCE_NUM_THREADS": threads})
+    return library().Core().compile_model(str(path), "CPU", FLAGS | {"INFERENCE_NUM_THREADS": threads})
 
 
 def objections(engine: Path, facts: dict[str, Any], target: dict[str, Any]) -> list[str]:
