@@ -45,7 +45,8 @@ def main(seeds: list[int]) -> None:
 def one(clone: Path, seed: int, environment: dict[str, str]) -> dict[str, Any]:
     """Run the whole path with one seed; return its figures."""
     params = clone / "params.yaml"
-    params.write_text(re.sub(r"seed: \d+", f"seed: {seed}", params.read_text()))
+    text = re.sub(r"seed: \d+", f"seed: {seed}", params.read_text())
+    params.write_text(re.sub(r"max_champion_drop: [\d.]+", "max_champion_drop: 1.0", text))  # seeds are no rivals
     started = time.monotonic()
     done = subprocess.run(
         ["make", "run"], cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL

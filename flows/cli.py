@@ -13,7 +13,7 @@ from tasks.mirror import without_credentials
 
 REFUSED = 3
 INTERRUPTED = 130
-ANYWHERE = ("check", "target")  # commands that need no checkout
+ANYWHERE = ("check", "target", "lint")  # commands that need no checkout
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     for each in (status, doctor, explain, check):
         each.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
+    back = commands.add_parser("rollback", help="the version before answers again; a second one takes that back")
+    back.add_argument("pipeline", nargs="?", default="fashion")
+    linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
+    linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
     commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
     commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
     commands.add_parser("setup", help="make the server's own environment")
@@ -58,6 +62,10 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.doctor import doctor
 
         return doctor(arguments.json)
+    if arguments.command == "lint":
+        from flows.lint import lint
+
+        return lint(arguments.repositories)
     if arguments.command in ANYWHERE:
         from flows.check import check, show_target
 
@@ -73,6 +81,10 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.status import status
 
         return status(arguments.pipeline, arguments.json)
+    if arguments.command == "rollback":
+        from flows.rollback import roll_back
+
+        return roll_back(arguments.pipeline)
     {"up": up, "down": down, "setup": serving.install}[arguments.command]()
     return 0
 

@@ -10,6 +10,7 @@ from flows import serving
 from flows.refusal import Refused
 from tasks import backends, passport, target
 from tasks.digest import joint
+from tasks.lint import lint
 from tasks.package import VERSION, digest, parts
 from tasks.params import PARAMS, block, checked, read
 
@@ -20,6 +21,8 @@ class Knobs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     max_score_difference: Annotated[float, Field(ge=0, le=1)]
     max_champion_drop: Annotated[float, Field(ge=0, le=1)]
+    max_p99_ms: Annotated[float, Field(gt=0, le=1e6)]
+    grace_s: Annotated[float, Field(ge=0, le=600)]
 
 
 def gate(pipeline: str) -> dict[str, Any]:
@@ -33,6 +36,8 @@ def gate(pipeline: str) -> dict[str, Any]:
         reasons += [f"select: {reason}" for reason in facts["reasons"]]
     if reasons:
         raise Refused(reasons)
+    if found := lint(package(pipeline) / "repository"):
+        raise Refused([f"lint: {each}" for each in found])
     if digest(package(pipeline) / "repository") != facts["sha256"]:
         raise ValueError(f"{package(pipeline)}: not the bytes that package.json names; run the package stage again")
     admit(pipeline, facts["engine"])

@@ -1,14 +1,16 @@
-"""The receipt of a deploy: what is live of a pipeline, with what proof; and what it answered on the test set."""
+"""The receipt of a deploy: what is live of a pipeline and with what proof; and the same of the version before."""
 
 from pathlib import Path
 from typing import Any
 
 from flows.gate import read_json
+from flows.repository import Files
 from tasks import atomic
 from tasks.settings import STATE
 
 FOLDER = STATE / "triton" / "live"
 ANSWERS = STATE / "triton" / "answers"
+PREVIOUS = STATE / "triton" / "previous"
 
 
 def read(pipeline: str) -> dict[str, Any] | None:
@@ -17,10 +19,39 @@ def read(pipeline: str) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-def write(pipeline: str, receipt: dict[str, Any], test: str, labels: list[str]) -> None:
-    """Leave a receipt, and the labels that the live version gave to the test set whose digest is `test`."""
+def write(pipeline: str, receipt: dict[str, Any], test: str, labels: list[str], before: Files) -> None:
+    """Leave a receipt and the labels that the live version gave to the test set whose digest is `test`.
+
+    What they take the place of, and the public models' configurations `before`, are kept for a rollback.
+    """
+    keep(pipeline, before)
     atomic.write_json(ANSWERS / f"{pipeline}.json", {"package": receipt["sha256"], "test": test, "labels": labels})
     atomic.write_json(FOLDER / f"{pipeline}.json", receipt)
+
+
+def keep(pipeline: str, configurations: Files) -> None:
+    """Remember the live version with the configurations that lead to it, as the one to roll back to."""
+    left, answered = read(pipeline), ANSWERS / f"{pipeline}.json"
+    if left is not None:
+        texts = {str(path): text for path, text in configurations.items()}
+        kept = read_json(answered) if answered.exists() else None
+        content = {"receipt": left, "answers": kept, "configurations": texts}
+        atomic.write_json(PREVIOUS / f"{pipeline}.json", content)
+
+
+def previous(pipeline: str) -> dict[str, Any] | None:
+    """Return receipt, answers and configurations of the version before the live one, None where there was none."""
+    path = PREVIOUS / f"{pipeline}.json"
+    if not path.exists():
+        return None
+    found = read_json(path)
+    return found | {"configurations": {Path(name): text for name, text in found["configurations"].items()}}
+
+
+def previous_version(pipeline: str) -> int:
+    """Return the number of the version before the live one, 0 where there was none."""
+    found = previous(pipeline)
+    return int(found["receipt"]["version"]) if found else 0
 
 
 def answers(pipeline: str, test: str) -> list[str] | None:

@@ -1,6 +1,7 @@
 """The live model repository's files: versions of the parts side by side, and the public models that point at one."""
 
 import compileall
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,16 @@ def stage(package: Path, pipeline: str, version: int) -> None:
         config.name = name
         write(aside / "config.pbtxt", text_format.MessageToString(config))
         compileall.compile_dir(aside, quiet=2, stripdir=aside)
+        sync(aside)
         aside.rename(MODELS / name)
+
+
+def sync(folder: Path) -> None:
+    """Have the disk hold every file of a folder before its rename does."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def configurations(pipeline: str) -> Files:
@@ -61,6 +71,7 @@ def point(package: Path, pipeline: str, version: int) -> None:
         config = parse(package / model / "config.pbtxt")
         for step in config.ensemble_scheduling.step:
             step.model_name = f"{step.model_name}.{version}"
+        config.version_policy.specific.versions[:] = [version]  # a rollback leaves a higher one's folder there
         shutil.copytree(package / model / VERSION, MODELS / model / str(version), dirs_exist_ok=True)
         write(MODELS / model / "config.pbtxt", text_format.MessageToString(config))
 

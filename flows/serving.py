@@ -139,6 +139,24 @@ def command() -> list[str]:
     ]
 
 
+def alone(repository: Path, port: int) -> list[str]:
+    """Return what starts a server of one repository, all of its models loaded, that answers gRPC on one port alone.
+
+    It ends by itself where a model does not load.
+    """
+    return [
+        str((SERVING / "triton" / "pytriton" / "tritonserver" / "bin" / "tritonserver").resolve()),
+        f"--model-repository={repository}",
+        f"--backend-directory={SERVING / 'backends'}",
+        "--allow-http=false",
+        "--allow-metrics=false",
+        f"--grpc-address={addresses.HOST}",
+        f"--grpc-port={port}",
+        "--exit-timeout-secs=10",
+        "--allow-gpu-metrics=false",
+    ]
+
+
 def deployed() -> list[str]:
     """Name the models that clients ask; the server loads with them the parts they point at, and no older ones."""
     return sorted(path.parent.name for path in MODELS.glob("*/config.pbtxt") if "." not in path.parent.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import pictures, settings
-from tasks.mirror import RUN_KEY, connect, local_database, tagged
+from tasks.mirror import LONGEST_TAG, RUN_KEY, connect, local_database, tagged
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ALIAS, BEFORE, NEXT = "champion", "previous", "candidate"
 CODE = Path(__file__).parents[1] / "infra" / "mlflow" / "model.py"
 PACKAGE = "package"  # tag of a run: SHA-256 of the packaged model repository
+NOT_LIVE = "not_deployed"  # tag of a run: why its package did not go live
 RECEIPTS = Path("models/record")
 
 
@@ -44,7 +45,16 @@ def promote(pipeline: str, receipt: dict[str, Any]) -> None:
         draw(client, run.info.run_id, receipt.get("budget", []))
     if run.data.tags.get("deployed") != "yes":
         client.set_tag(run.info.run_id, "deployed", "yes")
+    if NOT_LIVE in run.data.tags:
+        client.delete_tag(run.info.run_id, NOT_LIVE)
     crown(client, pipeline, number)
+
+
+def note(pipeline: str, package: str | None, reason: str) -> None:
+    """Say on the runs that made a package why it did not go live."""
+    client, experiment_id = connect(pipeline)
+    for run in tagged(client, experiment_id, PACKAGE, package) if package else []:
+        client.set_tag(run.info.run_id, NOT_LIVE, reason[:LONGEST_TAG])
 
 
 def crown(client: "MlflowClient", pipeline: str, number: str) -> None:

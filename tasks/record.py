@@ -11,6 +11,7 @@ import yaml
 
 from tasks import atomic
 from tasks.champion import PACKAGE, version_of
+from tasks.champion import note as note
 from tasks.champion import promote as promote
 from tasks.digest import sha256
 from tasks.ledger import fill

@@ -1,0 +1,89 @@
+"""The sandbox: a server of its own in which a package proves itself before the live server hears of it."""
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from flows import live, serving
+from flows.addresses import HOST
+from flows.services import LOGS, end
+
+START_TIMEOUT_S = 60.0
+CALLS = 100  # at batch 1, for the latency
+
+
+@contextlib.contextmanager
+def sandbox(repository: Path, pipeline: str) -> Iterator[live.Served]:
+    """Serve a packaged repository alone, on a free port, and end that server whatever happens.
+
+    `ValueError` with the server's last words where it does not come up, or not within its time.
+    """
+    import psutil
+
+    port = free_port()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / "sandbox.log"
+    with log.open("wb") as words:
+        child = subprocess.Popen(
+            serving.alone(repository, port),
+            env=serving.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        client = triton.InferenceServerClient(f"{HOST}:{port}")
+        await_ready(client, child, log, pipeline)
+        yield live.Served(client, pipeline)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            end([psutil.Process(child.pid)])
+        child.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def await_ready(client: Any, child: subprocess.Popen[bytes], log: Path, pipeline: str) -> None:
+    """Wait until the sandbox answers for a pipeline; `ValueError` says what keeps it."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with contextlib.suppress(InferenceServerException):
+            if client.is_model_ready(pipeline, client_timeout=2):
+                return
+        if child.poll() is not None or time.monotonic() > deadline:
+            why = "ended" if child.poll() is not None else f"did not answer within {START_TIMEOUT_S:.0f} s"
+            raise ValueError(f"the sandbox {why}: {complaint(log)} (all of it: {log})")
+        time.sleep(0.1)
+
+
+def complaint(log: Path) -> str:
+    """Return the server's own words on what went wrong: its first failure, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    failures = [line.partition("] ")[2].strip() or line for line in lines if "ailed to " in line]
+    return (failures or lines[-1:] or ["it said nothing"])[0][:400]
+
+
+def latency(served: live.Served, sample: bytes) -> dict[str, float]:
+    """Return p50 and p99 (ms) of single samples, one after the other, through the whole chain."""
+    name = served.client.get_model_config(served.pipeline).config.input[0].name
+    taken = []
+    for _ in range(CALLS):
+        begun = time.perf_counter()
+        served.classify([sample], name)
+        taken.append(time.perf_counter() - begun)
+    p50, p99 = (round(float(value) * 1e3, 3) for value in np.percentile(taken, [50, 99]))
+    return {"p50_ms": p50, "p99_ms": p99, "calls": CALLS}

@@ -1,0 +1,148 @@
+"""A deploy as a transaction: proved in a sandbox, loaded beside the live version, switched; or all as it was."""
+
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows import golden, journal, live, promotion, receipt, repository, sandbox
+from flows.addresses import address
+from flows.gate import Knobs, package, read_json
+from flows.refusal import Refused
+from flows.serving import MODELS
+from tasks import budget
+from tasks.package import public
+
+ASIDE = MODELS.parent / "sandbox"
+
+
+def replace(client: Any, pipeline: str, batch: golden.Golden, bounds: Knobs, facts: dict[str, Any]) -> dict[str, Any]:
+    """Take the live version's place and return the receipt; on any error put all back, the live version serves on.
+
+    `Refused`, before the live server hears of it, where it is slower than its bound or worse than the champion.
+    """
+    test = promotion.test_set(pipeline)
+    trial = rehearse(pipeline, batch, bounds, test)
+    compared = promotion.challenge(
+        trial["answers"], promotion.champion(client, pipeline, test), test, bounds.max_champion_drop
+    )
+    before, previous = repository.configurations(pipeline), repository.live_version(pipeline)
+    version = max(repository.versions(pipeline), default=0) + 1
+    journal.open_entry(pipeline, version, before)
+    try:
+        stage(client, pipeline, version)
+        prove(live.Served(client, pipeline, version), batch, bounds.max_score_difference)
+        switch(client, pipeline, version)
+        proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
+    except BaseException:
+        restore(client, pipeline, before, version)
+        raise
+    served = promotion.served(pipeline, facts["engine"], trial["answers"], test)
+    evaluated = read_json(Path("metrics", "evaluate", f"{pipeline}.json"))
+    left = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
+    left |= {"served_accuracy": served["accuracy"], **{name: served[name] for name in ("n", "low", "high")}, **compared}
+    left |= {"golden": proof, "latency": trial["latency"]}
+    left |= {"budget": budget.table(evaluated, facts["engine"], served)}
+    left |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+    left |= {"url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
+    receipt.write(pipeline, left, test.sha256, trial["answers"], before)  # from here on the new version is the live one
+    settle(client, pipeline, version, previous, bounds.grace_s)
+    return left
+
+
+@task(cache_policy=NO_CACHE)
+def rehearse(pipeline: str, batch: golden.Golden, bounds: Knobs, test: promotion.TestSet) -> dict[str, Any]:
+    """Serve the package in a sandbox: golden batch, latency, the whole test set; return its answers and its latency."""
+    shutil.rmtree(ASIDE, ignore_errors=True)
+    shutil.copytree(package(pipeline) / "repository", ASIDE, copy_function=shutil.copyfile)
+    with sandbox.sandbox(ASIDE, pipeline) as served:
+        golden.prove(served, batch, bounds.max_score_difference)
+        found = sandbox.latency(served, batch.samples[0])
+        answers = served.classify_all(test.samples)[0]
+    shutil.rmtree(ASIDE, ignore_errors=True)
+    if found["p99_ms"] > bounds.max_p99_ms:
+        raise Refused(
+            [
+                f"deploy: p99 through the server {found['p99_ms']:.1f} ms over max_p99_ms {bounds.max_p99_ms:g} "
+                f"(n={found['calls']} single samples, p50 {found['p50_ms']:.1f} ms)"
+            ]
+        )
+    return {"answers": answers, "latency": found}
+
+
+@task(cache_policy=NO_CACHE)
+def stage(client: Any, pipeline: str, version: int) -> None:
+    """Load a new version of the parts beside the live one."""
+    repository.stage(package(pipeline) / "repository", pipeline, version)
+    for model in repository.names(pipeline, version):
+        live.load(client, model)
+
+
+@task(cache_policy=NO_CACHE)
+def prove(served: live.Served, batch: golden.Golden, bound: float) -> dict[str, Any]:
+    """Replay the golden batch."""
+    return golden.prove(served, batch, bound)
+
+
+@task(cache_policy=NO_CACHE)
+def switch(client: Any, pipeline: str, version: int) -> None:
+    """Move all requests to a version that is loaded and proved."""
+    repository.point(package(pipeline) / "repository", pipeline, version)
+    for model in public(pipeline):
+        live.load(client, model)
+
+
+def settle(client: Any, pipeline: str, version: int, previous: int, grace_s: float) -> None:
+    """End a deploy: the version before is unloaded after its grace time and kept on disk, older ones go."""
+    if previous:
+        time.sleep(grace_s)  # whoever resolved the old version's name has been answered
+        for model in repository.names(pipeline, previous):
+            live.unload(client, model)
+    retire(client, pipeline, repository.versions(pipeline) - {previous, version})
+    journal.close(pipeline)
+
+
+def restore(client: Any, pipeline: str, before: repository.Files, version: int, known: bool = False) -> None:
+    """Answer clients by the version that was live, or not at all where there was none, and take the other one away.
+
+    The files of one that is `known`, live once, stay.
+    """
+    repository.point_back(pipeline, before, version)
+    for path, text in before.items():
+        bring = live.unload if text is None else live.load
+        bring(client, path.parent.name)
+    if known:
+        for model in repository.names(pipeline, version):
+            live.unload(client, model)
+    else:
+        retire(client, pipeline, {version})
+    journal.close(pipeline)
+
+
+def recover(client: Any, pipeline: str) -> str | None:
+    """Finish or undo a deploy that was killed; return what was done, None where there was none.
+
+    The receipt decides: where it names the coming version, that one is live; else all goes back.
+    """
+    begun = journal.entry(pipeline)
+    if begun is None:
+        return None
+    left = receipt.read(pipeline)
+    if left is not None and left["version"] == begun["version"]:
+        retire(client, pipeline, repository.versions(pipeline) - {begun["version"], receipt.previous_version(pipeline)})
+        journal.close(pipeline)
+        return f"finished a deploy of {pipeline} that was killed: version {begun['version']} is live"
+    restore(client, pipeline, begun["before"], begun["version"], begun["known"])
+    return f"undid a deploy of {pipeline} that was killed: version {repository.live_version(pipeline)} serves on"
+
+
+def retire(client: Any, pipeline: str, versions: set[int]) -> None:
+    """Take versions off the server and off the disk."""
+    for version in versions:
+        for model in repository.names(pipeline, version):
+            live.unload(client, model)
+        repository.remove(pipeline, version)

@@ -1,0 +1,218 @@
+"""Deploys under traffic: killed at any step, rolled back and forth, raced; no request fails, receipts are true."""
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import Miniature
+
+PUBLIC = ("fashion", "fashion_tensor")
+PACKAGE = "models/package/fashion/package.json"
+# What is killed, right after it was called; the sandbox, which comes before the journal, is left out.
+STEPS = {
+    "journal written": "journal.open_entry",
+    "files staged": "repository.stage",
+    "a part loaded": "live.load",
+    "one of two public models written": "repository.write",
+    "switched": "transaction.switch",
+}
+QUICK = "one of two public models written"
+SCRIPT = """
+import os, signal
+from flows import addresses; addresses.adopt()
+from flows import deploy, journal, live, receipt, repository, transaction
+def rehearse(pipeline, batch, bounds, test):
+    return {"answers": receipt.answers(pipeline, test.sha256), "latency": {"p99_ms": 1.0}}
+transaction.rehearse = rehearse
+whole = %s
+def killed(*given, **named):
+    whole(*given, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+%s = killed
+deploy.go_live("fashion")
+"""
+
+
+class Traffic(threading.Thread):
+    """A client that asks without pause, and counts."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.ending = url.removeprefix("http://"), threading.Event()
+        self.answered, self.errors = 0, []
+
+    def run(self) -> None:
+        import tritonclient.http as triton
+
+        client = triton.InferenceServerClient(self.url)
+        x = np.zeros((1, 1, 28, 28), np.float32)
+        asked = triton.InferInput("input", x.shape, "FP32").set_data_from_numpy(x)
+        while not self.ending.is_set():
+            try:
+                client.infer("fashion_tensor", [asked])
+                self.answered += 1
+            except Exception as error:
+                self.errors.append(repr(error))
+
+    def end(self) -> None:
+        self.ending.set()
+        self.join(10)
+
+
+@pytest.fixture
+def traffic(ran: Miniature) -> Iterator[Traffic]:
+    """Ask for as long as a test lasts; not one request may fail."""
+    client = Traffic(ran.url("TRITON_HTTP"))
+    client.start()
+    yield client
+    client.end()
+    assert client.answered > 100 and client.errors == []
+
+
+@pytest.fixture(scope="module")
+def other(ran: Miniature) -> Iterator[Miniature]:
+    """Make a package that differs from the live one, and put the knobs back at the end."""
+    params = ran.folder / "params.yaml"
+    shipped = params.read_text()
+    content = yaml.safe_load(shipped)
+    content["pipelines"]["fashion"]["package"]["max_queue_delay_us"] = 50
+    params.write_text(yaml.safe_dump(content, sort_keys=False))
+    lines = "source .venv/bin/activate; dvc repro --quiet record@fashion"
+    done = ran.shell(lines)
+    assert done.returncode == 0, done.stdout
+    yield ran
+    params.write_text(shipped)
+    assert ran.shell(lines).returncode == 0
+    assert read(ran, "live")["sha256"] == json.loads((ran.folder / PACKAGE).read_text())["sha256"], "as it was"
+
+
+def read(system: Miniature, name: str) -> Any:
+    return json.loads((system.folder / ".state/triton" / name / "fashion.json").read_text())
+
+
+def python(system: Miniature, code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(system.folder / ".venv/bin/python"), "-W", "ignore", "-c", code],
+        cwd=system.folder,
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def public(system: Miniature) -> set[str]:
+    """Return the versions of the engine that the public models point at."""
+    texts = [(system.folder / f".state/triton/models/{name}/config.pbtxt").read_text() for name in PUBLIC]
+    return {text.partition('model_name: "fashion_engine.')[2].partition('"')[0] for text in texts}
+
+
+def recover(system: Miniature) -> str:
+    """End what a killed deploy left, as the next one would; return what is said."""
+    code = "from flows import live, transaction; print(transaction.recover(live.connect(), 'fashion'))"
+    said = python(system, f"from flows import addresses; addresses.adopt()\n{code}").stdout
+    assert not (system.folder / ".state/triton/journal/fashion.json").exists()
+    assert public(system) == {str(read(system, "live")["version"])}
+    return said
+
+
+@pytest.mark.parametrize(
+    "step", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STEPS]
+)
+def test_a_deploy_killed_before_its_receipt_is_undone(other: Miniature, traffic: Traffic, step: str) -> None:
+    before = read(other, "live")
+    killed = python(other, SCRIPT % (STEPS[step], STEPS[step]))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (other.folder / ".state/triton/journal/fashion.json").exists()
+    assert "undid a deploy of fashion" in recover(other)
+    assert read(other, "live") == before
+
+
+def test_a_candidate_that_the_live_champion_beats_is_refused(other: Miniature, traffic: Traffic) -> None:
+    """The live version is made out to have answered all of the test set right."""
+    before, answers = read(other, "live"), other.folder / ".state/triton/answers/fashion.json"
+    assert before["served_accuracy"] < 1, "there is something to be worse at"
+    kept = answers.read_text()
+    code = (
+        "import json\nfrom pathlib import Path\nfrom flows import addresses; addresses.adopt()\n"
+        "from flows import deploy, gate, promotion\n"
+        "path = Path('.state/triton/answers/fashion.json'); kept = json.loads(path.read_text())\n"
+        "path.write_text(json.dumps(kept | {'labels': promotion.test_set('fashion').truth}))\n"
+        "bounds = gate.knobs('fashion').model_copy(update={'max_champion_drop': 0.0})\n"
+        "deploy.knobs = lambda pipeline: bounds\n"
+        "deploy.go_live('fashion')\n"
+    )
+    try:
+        refused = python(other, code).stderr
+        assert "Refused: deploy: " in refused and "over max_champion_drop 0" in refused, refused
+        assert f"n={before['n']}" in refused and read(other, "live") == before
+    finally:
+        answers.write_text(kept)
+
+
+def test_a_deploy_killed_after_its_receipt_is_finished_and_rolled_back_for_good(
+    other: Miniature, traffic: Traffic
+) -> None:
+    """The next run does not put back what was rolled back; a second rollback does."""
+    before = read(other, "live")
+    killed = python(other, SCRIPT % ("receipt.write", "receipt.write"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "finished a deploy of fashion" in recover(other)
+    deployed = read(other, "live")
+    assert deployed["version"] > before["version"]
+    back = other.shell("python -m flows.cli rollback")
+    assert back.returncode == 0 and "is live again" in back.stdout, back.stdout
+    assert read(other, "live") == before | {"rolled_back": deployed["sha256"]}
+    refused = other.shell("python -m flows.cli run")
+    assert refused.returncode == 3 and "this very package was rolled back" in refused.stdout, refused.stdout
+
+
+@pytest.mark.slow
+def test_a_second_rollback_takes_the_first_back(other: Miniature, traffic: Traffic) -> None:
+    first = read(other, "live")
+    for version in (read(other, "previous")["receipt"], first):
+        assert other.shell("python -m flows.cli rollback").returncode == 0
+        assert read(other, "live")["sha256"] == version["sha256"]
+        assert public(other) == {str(read(other, "live")["version"])}
+    assert read(other, "live") == first
+
+
+def test_of_two_deploys_at_once_one_has_the_lock(other: Miniature) -> None:
+    holder = "from flows.locking import alone\nwith alone():\n    print('held', flush=True)\n    input()"
+    with subprocess.Popen(
+        [str(other.folder / ".venv/bin/python"), "-c", holder],
+        cwd=other.folder,
+        env=other.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        second = python(other, "from flows.locking import alone\nwith alone(): pass")
+        assert "another deploy is under way" in second.stderr
+        process.communicate("\n")
+
+
+def test_a_package_that_does_not_come_up_never_reaches_the_live_server(other: Miniature, traffic: Traffic) -> None:
+    """Its engine's code is broken, and the sandbox says so in the server's words."""
+    before = read(other, "live")
+    code = (
+        "from pathlib import Path\nfrom flows import addresses; addresses.adopt()\n"
+        "from flows import sandbox\nimport shutil\n"
+        "aside = Path('.state/triton/broken'); shutil.rmtree(aside, ignore_errors=True)\n"
+        "shutil.copytree('models/package/fashion/repository', aside)\n"
+        "(aside / 'fashion_engine/1/backend.py').write_text('raise RuntimeError(\"no such kernel\")')\n"
+        "with sandbox.sandbox(aside, 'fashion'): pass\n"
+    )
+    done = python(other, code)
+    assert done.returncode != 0 and "ValueError: the sandbox" in done.stderr and "no such kernel" in done.stderr
+    assert read(other, "live") == before
+    assert Path(other.folder, ".state/logs/sandbox.log").exists()
