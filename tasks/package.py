@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tasks import atomic, backends, passport
+from tasks import atomic, backends, container, passport
 from tasks.digest import sha256
+from tasks.lint import lint
 from tasks.params import AtMost
 
 CODE = Path(__file__).parent
@@ -31,6 +32,8 @@ def package(
 ) -> None:
     """Leave `repository/` (four models), `golden/` and `package.json` in `out`; same inputs give the same bytes.
 
+    `container/` is the same for NVIDIA's own Triton container, where one of its backends takes the engine.
+
     Where `select` chose no engine there is no repository, and package.json says why: deploy reads it and refuses.
     """
     selected = json.loads(select.read_text())
@@ -48,6 +51,9 @@ def package(
             write_config(folder / "repository" / config.name / "config.pbtxt", config)
         for name in ("golden.tar", "golden.safetensors"):
             copy(prepare / name, folder / "golden" / name)
+        limits = (max_batch_size, max_queue_delay_us, instances)
+        container.write(folder / "container", pipeline, facts, engine, *limits)
+        refuse_complaints(folder)
         content = {
             "pipeline": pipeline,
             "engine": selected["chosen"],
@@ -58,6 +64,14 @@ def package(
         }
         atomic.write_json(folder / "package.json", content)
     print(f"{selected['chosen']} packaged as {content['sha256'][:12]}")
+
+
+def refuse_complaints(folder: Path) -> None:
+    """Raise `ValueError` where Triton would stumble over what was written."""
+    for name in ("repository", "container"):
+        complaints = lint(folder / name) if (folder / name).exists() else []
+        if complaints:
+            raise ValueError(f"package: {name}: {'; '.join(complaints)}")
 
 
 def reasons(selected: dict[str, Any]) -> list[str]:

@@ -171,3 +171,27 @@ def test_the_served_code_imports_in_the_serving_environment_alone(
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_container_gets_its_own_backends_and_the_same_preprocessing(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Written for NVIDIA's container, which does not run here: parsed, linted, and DALI's graph run by DALI."""
+    from nvidia.dali import Pipeline
+    from PIL import Image
+
+    from tasks.modalities.image import preprocess
+
+    package("toy", **inputs, out=tmp_path / "out", max_batch_size=4, max_queue_delay_us=100, instances=2)
+    folder = tmp_path / "out" / "container"
+    configs = {}
+    for path in folder.glob("*/config.pbtxt"):
+        configs[path.parent.name] = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    assert configs.keys() == {"toy", "toy_engine", "toy_preprocess"}
+    assert (configs["toy_engine"].platform, configs["toy_preprocess"].backend) == ("onnxruntime_onnx", "dali")
+    assert (folder / "toy_engine/labels.txt").read_text().split() == CLASSES
+    encoded = io.BytesIO()
+    Image.effect_noise((20, 12), 60).convert("RGB").save(encoded, "PNG")
+    ours = preprocess.run(preprocess.serving_pipeline(SPEC, 4), [encoded.getvalue()])
+    graph = Pipeline.deserialize((folder / "toy_preprocess/1/model.dali").read_bytes())
+    np.testing.assert_array_equal(preprocess.run(graph, [encoded.getvalue()]), ours)

@@ -61,6 +61,21 @@ def test_the_measured_table_is_what_the_benchmarks_left() -> None:
         assert f"{row['served_accuracy']:.4f}" in README, f"seed {row['seed']} is not in the README"
 
 
+def test_the_table_of_engines_is_what_the_benchmark_left() -> None:
+    results = json.loads((ROOT / "benchmarks/results/engines.json").read_text())
+    for title, name in (("eager PyTorch FP32", "torch eager FP32"), ("OpenVINO INT8", "OpenVINO INT8 cpu")):
+        cells = []
+        for network, threads in (("resnet18", 1), ("resnet18", 2), ("fashion", 1)):
+            found = [r for r in results[network]["rows"] if (r["threads"], r["batch"], r["name"]) == (threads, 1, name)]
+            cells.append(f"{found[0]['ratio']:.1f}")
+        assert f"| {title} | {' | '.join(cells)} |" in README.replace("×", "")  # noqa: RUF001
+    best = results["resnet18"]["bounds"]
+    assert best[0]["ratio"] >= 5 and f"{best[0]['bound']:.1f} times" in README
+    assert results["fashion"]["runtimes_agree"]["INT8 cpu"] >= 0.995
+    accuracy = results["fashion"]["accuracy"]
+    assert accuracy["torch eager FP32"] - accuracy["ONNX Runtime INT8 cpu"] <= 0.005
+
+
 def test_the_notebook_tells_its_story_over_the_recorded_runs(versioned: Miniature) -> None:
     code = (
         "import nbformat, nbclient\n"
