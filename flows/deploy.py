@@ -9,9 +9,10 @@ from tritonclient.utils import InferenceServerException
 
 from flows import golden, live, receipt, terminal
 from flows.gate import classes, gate, knobs, package, read_json
-from flows.locking import alone
+from flows.locking import HEALING_S, alone
+from flows.recovery import recover
 from flows.refusal import Refused
-from flows.transaction import recover, replace
+from flows.transaction import replace
 from tasks.package import VERSION, modality
 
 UNCHANGED = "Unchanged"  # state of a deploy that found its package live
@@ -51,7 +52,7 @@ def go_live(pipeline: str) -> tuple[dict[str, Any], str]:
 def guarded(pipeline: str) -> tuple[dict[str, Any], str]:
     """Pass the gates and, under the lock, replace what is live."""
     facts, bounds = gate(pipeline), knobs(pipeline)
-    with alone():
+    with alone(HEALING_S):
         client = live.connect()
         if done := recover(client, pipeline):
             terminal.say(done)

@@ -11,6 +11,7 @@ from tasks.settings import STATE
 FOLDER = STATE / "triton" / "live"
 ANSWERS = STATE / "triton" / "answers"
 PREVIOUS = STATE / "triton" / "previous"
+CANARIES = STATE / "triton" / "canary"
 
 
 def read(pipeline: str) -> dict[str, Any] | None:
@@ -37,6 +38,28 @@ def keep(pipeline: str, configurations: Files) -> None:
         kept = read_json(answered) if answered.exists() else None
         content = {"receipt": left, "answers": kept, "configurations": texts}
         atomic.write_json(PREVIOUS / f"{pipeline}.json", content)
+
+
+def keep_canary(pipeline: str, package: str, sample: bytes) -> None:
+    """Keep the sample that the supervisor sends through a version; older packages' go, but the one before stays."""
+    CANARIES.mkdir(parents=True, exist_ok=True)
+    kept = {package, *(each["sha256"] for each in (read(pipeline), (previous(pipeline) or {}).get("receipt")) if each)}
+    for path in CANARIES.glob(f"{pipeline}.*"):
+        if path.suffix[1:] not in kept:
+            path.unlink()
+    (CANARIES / f"{pipeline}.{package}").write_bytes(sample)
+
+
+def canary(pipeline: str) -> tuple[bytes, str] | None:
+    """Return a sample and the label that the live version gives it; None where the deploy left none."""
+    left = read(pipeline) or {}
+    path = CANARIES / f"{pipeline}.{left.get('sha256')}"
+    return (path.read_bytes(), left["canary"]) if "canary" in left and path.exists() else None
+
+
+def pipelines() -> list[str]:
+    """Return the pipelines that are live."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def previous(pipeline: str) -> dict[str, Any] | None:

@@ -8,10 +8,10 @@ from prefect import flow
 from prefect.states import Completed, State
 
 from flows import journal, live, promotion, receipt, repository, services, terminal
-from flows.locking import alone
+from flows.locking import HEALING_S, alone
+from flows.recovery import recover, restore
 from flows.refusal import Refused
 from flows.serving import MODELS
-from flows.transaction import recover, restore
 from tasks import atomic
 from tasks.package import VERSION, public
 
@@ -48,7 +48,7 @@ def go_back(pipeline: str) -> dict[str, Any]:
 
     The package that was live is not deployed again by itself. `Refused` where nothing is there to go back to.
     """
-    with alone():
+    with alone(HEALING_S):
         client = live.connect()
         recover(client, pipeline)
         now, before = receipt.read(pipeline), receipt.previous(pipeline)

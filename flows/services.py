@@ -1,4 +1,4 @@
-"""The servers a run needs, started detached and stopped by id: Prefect, MLflow's UI, Triton, the schedule."""
+"""The servers a run needs, started detached and stopped by id: Prefect, MLflow's UI, Triton, supervisor, schedule."""
 
 import json
 import os
@@ -22,6 +22,7 @@ PIDS = settings.STATE / "pids"
 LOGS = settings.STATE / "logs"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
+FIRST = ("schedule", "supervisor")  # to be stopped
 RUNS_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
 
 
@@ -49,6 +50,7 @@ def known() -> list[Service]:
             ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS"),
             serving.environment,
         ),
+        Service("supervisor", lambda: [sys.executable, "-m", "flows.supervisor"], ""),
         Service("schedule", lambda: [sys.executable, "-m", "flows.schedule"], ""),
     ]
     theirs = {"PREFECT_API_URL": "prefect", "MLFLOW_TRACKING_URI": "mlflow"}
@@ -156,20 +158,24 @@ def answers(url: str) -> bool:
 def stop() -> list[str]:
     """Stop every service we started and wait for its end; return the names.
 
-    The schedule goes first: it pauses itself through Prefect's API.
+    The schedule goes first, as it pauses itself through Prefect's API, and the supervisor, which would restart Triton.
     """
-    found = {path.stem: process(path.stem) for path in sorted(PIDS.glob("*.json"))}
-    alive = {name: each for name, each in found.items() if each is not None}
-    end([each for name, each in alive.items() if name == "schedule"])
-    end([each for name, each in alive.items() if name != "schedule"])
-    for name in found:
+    names = [path.stem for path in sorted(PIDS.glob("*.json"))]
+    stopped: list[str] = []
+    for group in ([name for name in names if name in FIRST], [name for name in names if name not in FIRST]):
+        alive = {name: each for name in group if (each := process(name)) is not None}
+        spared = [each for name in names if name not in group and (each := process(name)) is not None]
+        end(list(alive.values()), spared)
+        stopped += alive
+    for name in names:
         (PIDS / f"{name}.json").unlink()
-    return list(alive)
+    return sorted(stopped)
 
 
-def end(processes: list[psutil.Process]) -> None:
-    """Ask processes and their children to end, then end them."""
-    families = [each for parent in processes for each in (parent, *parent.children(recursive=True))]
+def end(processes: list[psutil.Process], spared: Iterable[psutil.Process] = ()) -> None:
+    """Ask processes and their children to end, then end them; a server that the supervisor started has its own turn."""
+    others = {each for parent in spared for each in (parent, *parent.children(recursive=True))}
+    families = [each for one in processes for each in (one, *one.children(recursive=True)) if each not in others]
     for parent in processes:
         parent.send_signal(signal.SIGINT)
     _, left = psutil.wait_procs(families, timeout=STOP_TIMEOUT_S)

@@ -1,7 +1,6 @@
 """A deploy as a transaction: proved in a sandbox, loaded beside the live version, switched; or all as it was."""
 
 import shutil
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from flows import golden, journal, live, promotion, receipt, repository, sandbox
 from flows.addresses import address
 from flows.gate import Knobs, package, read_json
+from flows.recovery import restore, settle
 from flows.refusal import Refused
 from flows.serving import MODELS
 from tasks import budget
@@ -49,6 +49,8 @@ def replace(client: Any, pipeline: str, batch: golden.Golden, bounds: Knobs, fac
     left |= {"budget": budget.table(evaluated, facts["engine"], served)}
     left |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
     left |= {"url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
+    left |= {"canary": batch.labels[0]}
+    receipt.keep_canary(pipeline, facts["sha256"], batch.samples[0])
     receipt.write(pipeline, left, test.sha256, trial["answers"], before)  # from here on the new version is the live one
     settle(client, pipeline, version, previous, bounds.grace_s)
     return left
@@ -94,55 +96,3 @@ def switch(client: Any, pipeline: str, version: int) -> None:
     repository.point(package(pipeline) / "repository", pipeline, version)
     for model in public(pipeline):
         live.load(client, model)
-
-
-def settle(client: Any, pipeline: str, version: int, previous: int, grace_s: float) -> None:
-    """End a deploy: the version before is unloaded after its grace time and kept on disk, older ones go."""
-    if previous:
-        time.sleep(grace_s)  # whoever resolved the old version's name has been answered
-        for model in repository.names(pipeline, previous):
-            live.unload(client, model)
-    retire(client, pipeline, repository.versions(pipeline) - {previous, version})
-    journal.close(pipeline)
-
-
-def restore(client: Any, pipeline: str, before: repository.Files, version: int, known: bool = False) -> None:
-    """Answer clients by the version that was live, or not at all where there was none, and take the other one away.
-
-    The files of one that is `known`, live once, stay.
-    """
-    repository.point_back(pipeline, before, version)
-    for path, text in before.items():
-        bring = live.unload if text is None else live.load
-        bring(client, path.parent.name)
-    if known:
-        for model in repository.names(pipeline, version):
-            live.unload(client, model)
-    else:
-        retire(client, pipeline, {version})
-    journal.close(pipeline)
-
-
-def recover(client: Any, pipeline: str) -> str | None:
-    """Finish or undo a deploy that was killed; return what was done, None where there was none.
-
-    The receipt decides: where it names the coming version, that one is live; else all goes back.
-    """
-    begun = journal.entry(pipeline)
-    if begun is None:
-        return None
-    left = receipt.read(pipeline)
-    if left is not None and left["version"] == begun["version"]:
-        retire(client, pipeline, repository.versions(pipeline) - {begun["version"], receipt.previous_version(pipeline)})
-        journal.close(pipeline)
-        return f"finished a deploy of {pipeline} that was killed: version {begun['version']} is live"
-    restore(client, pipeline, begun["before"], begun["version"], begun["known"])
-    return f"undid a deploy of {pipeline} that was killed: version {repository.live_version(pipeline)} serves on"
-
-
-def retire(client: Any, pipeline: str, versions: set[int]) -> None:
-    """Take versions off the server and off the disk."""
-    for version in versions:
-        for model in repository.names(pipeline, version):
-            live.unload(client, model)
-        repository.remove(pipeline, version)

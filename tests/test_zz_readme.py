@@ -126,7 +126,7 @@ def test_nothing_is_written_outside_the_copy(versioned: Miniature) -> None:
 
 def test_down_leaves_nothing_behind(versioned: Miniature) -> None:
     done = versioned.shell("make down && make down")
-    assert "stopped mlflow, prefect, schedule, triton" in done.stdout and "nothing was up" in done.stdout
+    assert "stopped mlflow, prefect, schedule, supervisor, triton" in done.stdout and "nothing was up" in done.stdout
     left = []
     for process in psutil.process_iter():
         try:

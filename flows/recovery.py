@@ -1,0 +1,58 @@
+"""The end of a deploy: settled, or all put back; also of one that was killed."""
+
+import time
+from typing import Any
+
+from flows import journal, live, receipt, repository
+
+
+def settle(client: Any, pipeline: str, version: int, previous: int, grace_s: float) -> None:
+    """End a deploy: the version before is unloaded after its grace time and kept on disk, older ones go."""
+    if previous:
+        time.sleep(grace_s)  # whoever resolved the old version's name has been answered
+        for model in repository.names(pipeline, previous):
+            live.unload(client, model)
+    retire(client, pipeline, repository.versions(pipeline) - {previous, version})
+    journal.close(pipeline)
+
+
+def restore(client: Any, pipeline: str, before: repository.Files, version: int, known: bool = False) -> None:
+    """Answer clients by the version that was live, or not at all where there was none, and take the other one away.
+
+    The files of one that is `known`, live once, stay.
+    """
+    repository.point_back(pipeline, before, version)
+    for path, text in before.items():
+        bring = live.unload if text is None else live.load
+        bring(client, path.parent.name)
+    if known:
+        for model in repository.names(pipeline, version):
+            live.unload(client, model)
+    else:
+        retire(client, pipeline, {version})
+    journal.close(pipeline)
+
+
+def recover(client: Any, pipeline: str) -> str | None:
+    """Finish or undo a deploy that was killed; return what was done, None where there was none.
+
+    The receipt decides: where it names the coming version, that one is live; else all goes back.
+    """
+    begun = journal.entry(pipeline)
+    if begun is None:
+        return None
+    left = receipt.read(pipeline)
+    if left is not None and left["version"] == begun["version"]:
+        retire(client, pipeline, repository.versions(pipeline) - {begun["version"], receipt.previous_version(pipeline)})
+        journal.close(pipeline)
+        return f"finished a deploy of {pipeline} that was killed: version {begun['version']} is live"
+    restore(client, pipeline, begun["before"], begun["version"], begun["known"])
+    return f"undid a deploy of {pipeline} that was killed: version {repository.live_version(pipeline)} serves on"
+
+
+def retire(client: Any, pipeline: str, versions: set[int]) -> None:
+    """Take versions off the server and off the disk."""
+    for version in versions:
+        for model in repository.names(pipeline, version):
+            live.unload(client, model)
+        repository.remove(pipeline, version)
