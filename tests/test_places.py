@@ -122,7 +122,9 @@ def test_nothing_that_a_run_leaves_is_a_pickle(ran: Miniature) -> None:
     assert seen > 50
     (model,) = list((ran.folder / ".state/mlflow/artifacts").rglob("MLmodel"))[:1]
     flavours = yaml.safe_load(model.read_text())["flavors"]
-    assert flavours.keys() == {"python_function"} and flavours["python_function"]["model_code_path"] == "model.py"
+    assert flavours.keys() == {"python_function"} and flavours["python_function"]["model_code_path"] == "model.py", (
+        "no path of this machine"
+    )
 
 
 def test_state_and_dvcs_cache_of_it_are_private(ran: Miniature) -> None:
