@@ -17,6 +17,7 @@ from flows.addresses import HOST
 from flows.services import LOGS, end
 
 START_TIMEOUT_S = 60.0
+BROKEN = ("failed to load '", "terminate called")  # a model that fails, and one whose Python dies without a word
 CALLS = 100  # at batch 1, for the latency
 
 
@@ -64,8 +65,10 @@ def await_ready(client: Any, child: subprocess.Popen[bytes], log: Path, pipeline
         with contextlib.suppress(InferenceServerException):
             if client.is_model_ready(pipeline, client_timeout=2):
                 return
-        if child.poll() is not None or time.monotonic() > deadline:
-            why = "ended" if child.poll() is not None else f"did not answer within {START_TIMEOUT_S:.0f} s"
+        broken = any(words in log.read_text(errors="replace") for words in BROKEN)
+        if broken or child.poll() is not None or time.monotonic() > deadline:
+            late = f"did not answer within {START_TIMEOUT_S:.0f} s"
+            why = "can't load it" if broken else late if child.poll() is None else "ended"
             raise ValueError(f"the sandbox {why}: {complaint(log)} (all of it: {log})")
         time.sleep(0.1)
 
