@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import Miniature
 from tests.grown import ADDITIONS, Grown
 
+pytestmark = pytest.mark.slow
+
 
 def receipt(folder: Any, pipeline: str) -> dict[str, Any]:
     return dict(json.loads((folder / f".state/triton/live/{pipeline}.json").read_text()))
@@ -47,7 +49,6 @@ def test_no_other_file_changed(grown: Grown) -> None:
     assert len(grown.before) > 80 and grown.after == grown.before
 
 
-@pytest.mark.slow
 def test_a_queued_experiment_runs_aside_and_is_recorded_with_the_others(grown: Grown) -> None:
     lines = [
         "set -e; source .venv/bin/activate; git init -q .",

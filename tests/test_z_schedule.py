@@ -64,6 +64,7 @@ def test_new_data_is_taken_in_and_goes_live_by_itself(dropped: Miniature) -> Non
     assert report["seen"] == 2040 == sum(report["used"].values())
 
 
+@pytest.mark.slow
 def test_the_schedule_fires_says_nothing_new_starts_on_new_data_and_down_stops_it(dropped: Miniature) -> None:
     state, _ = next_state(dropped, set(), 90)
     assert (state["name"], state["message"]) == ("Completed", "nothing new")
