@@ -126,8 +126,9 @@ def save(engine: Path, folder: Path, run_id: str, model_id: str) -> None:
             signature=signature(passport["tensors"]),
             pip_requirements=[passport["requires"], "numpy", f"mlflow=={version('mlflow')}"],
         )
-    written = folder / "MLmodel"  # it names the code by its path on this machine; loading takes the name alone
-    written.write_text(written.read_text().replace(str(CODE), CODE.name))
+    written = Model.load(str(folder))
+    written.flavors["python_function"]["model_code_path"] = CODE.name  # it was the path on this machine; not needed
+    written.save(str(folder / "MLmodel"))
 
 
 def signature(tensors: dict[str, list[dict[str, Any]]]) -> "ModelSignature":
