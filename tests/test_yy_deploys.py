@@ -124,7 +124,7 @@ def recovered(system: Miniature, words: str) -> None:
         time.sleep(0.1)
     assert public(system) == {str(read(system, "live")["version"])}
     log = system.folder / ".state/logs/supervisor.log"
-    while words not in log.read_text().splitlines()[-1]:
+    while words not in "".join(log.read_text().splitlines()[-1:]):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
 
