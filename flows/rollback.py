@@ -55,6 +55,10 @@ def go_back(pipeline: str) -> dict[str, Any]:
         if now is None or before is None:
             raise Refused([f"rollback: no version of {pipeline} was live before this one"])
         version = int(before["receipt"]["version"])
+        if version == int(now["version"]):  # a deploy was put back while it wrote its receipt
+            raise Refused(
+                [f"rollback: version {version} of {pipeline} is live already; what was before it is not known"]
+            )
         if version not in repository.versions(pipeline):
             raise Refused([f"rollback: the files of version {version} of {pipeline} are gone; deploy it again"])
         configurations = repository.configurations(pipeline)

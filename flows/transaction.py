@@ -38,20 +38,24 @@ def replace(client: Any, pipeline: str, batch: golden.Golden, bounds: Knobs, fac
         prove(live.Served(client, pipeline, version), batch, bounds.max_score_difference)
         switch(client, pipeline, version)
         proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
+        served = promotion.served(pipeline, facts["engine"], trial["answers"], test)
+        evaluated = read_json(Path("metrics", "evaluate", f"{pipeline}.json"))
+        left = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
+        left |= {
+            "served_accuracy": served["accuracy"],
+            **{name: served[name] for name in ("n", "low", "high")},
+            **compared,
+        }
+        left |= {"golden": proof, "latency": trial["latency"]}
+        left |= {"budget": budget.table(evaluated, facts["engine"], served)}
+        left |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+        left |= {"url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
+        left |= {"canary": batch.labels[0]}
+        receipt.keep_canary(pipeline, facts["sha256"], batch.samples[0])
+        receipt.write(pipeline, left, test.sha256, trial["answers"], before)  # from here on the new one is live
     except BaseException:
         restore(client, pipeline, before, version)
         raise
-    served = promotion.served(pipeline, facts["engine"], trial["answers"], test)
-    evaluated = read_json(Path("metrics", "evaluate", f"{pipeline}.json"))
-    left = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
-    left |= {"served_accuracy": served["accuracy"], **{name: served[name] for name in ("n", "low", "high")}, **compared}
-    left |= {"golden": proof, "latency": trial["latency"]}
-    left |= {"budget": budget.table(evaluated, facts["engine"], served)}
-    left |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
-    left |= {"url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
-    left |= {"canary": batch.labels[0]}
-    receipt.keep_canary(pipeline, facts["sha256"], batch.samples[0])
-    receipt.write(pipeline, left, test.sha256, trial["answers"], before)  # from here on the new version is the live one
     settle(client, pipeline, version, previous, bounds.grace_s)
     return left
 

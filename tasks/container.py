@@ -17,8 +17,8 @@ VERSION, LABELS = "1", "labels.txt"
 
 def write(
     folder: Path, pipeline: str, spec: dict[str, Any], engine: Path, max_batch_size: int, delay_us: int, instances: int
-) -> bool:
-    """Leave three models in `folder`: DALI's preprocessing, the engine, and the chain; False where no backend takes it.
+) -> None:
+    """Leave three models in `folder`: DALI's preprocessing, the engine, and the chain; nothing where no backend takes it.
 
     Clients send encoded samples as UINT8 and get `logits`; the names of the classes come with Triton's classification
     extension. GPU engines get GPU instances and decode on the GPU.
@@ -26,7 +26,7 @@ def write(
     from google.protobuf import text_format
 
     if engine.suffix not in PLATFORMS:
-        return False
+        return
     platform, file = PLATFORMS[engine.suffix]
     device = passport.read(engine)["device"]
     names = [f"{pipeline}_preprocess", f"{pipeline}_engine", pipeline]
@@ -39,7 +39,6 @@ def write(
     (folder / names[2] / VERSION / "spec.json").write_text(json.dumps(spec))  # Triton needs the folder, DVC a file
     for config in configurations(names, spec, platform, device, max_batch_size, delay_us, instances):
         (folder / config.name / "config.pbtxt").write_text(text_format.MessageToString(config))
-    return True
 
 
 def serialised(spec: dict[str, Any], max_batch_size: int, device: str) -> bytes:

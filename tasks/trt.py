@@ -177,7 +177,7 @@ def infer(context: Any, stream: Any, x: Any) -> Any:
     with torch.cuda.stream(stream):
         source = torch.from_numpy(x).cuda()
         if not context.set_input_shape(INPUT, tuple(source.shape)):
-            raise ValueError(f"the engine takes no {list(source.shape)}; see the batch in its build.json")
+            raise ValueError(f"the engine takes no {list(source.shape)}; see the batch in its passport")
         logits = torch.empty(tuple(context.get_tensor_shape(OUTPUT)), device="cuda", dtype=torch.float32)
         context.set_tensor_address(INPUT, source.data_ptr())
         context.set_tensor_address(OUTPUT, logits.data_ptr())

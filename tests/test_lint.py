@@ -100,7 +100,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         edits("toy_engine", "max_batch_size: 16", "max_batch_size: 8"),
         "toy: max_batch_size 16 is above 8, that of 'toy_engine'",
     ),
-    "no output": (edits("toy_engine", "output {", "input {"), "input|output"),
+    "output turned input": (edits("toy_engine", "output {", "input {"), "leaves its input 'label' open; map it"),
 }
 
 
