@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PORTS = {"PREFECT": 4300, "MLFLOW": 5300, "TRITON_HTTP": 8300, "TRITON_GRPC": 8301, "TRITON_METRICS": 8302}
+PORTS = {"PREFECT": 4300, "MLFLOW": 5300, "HTTP": 8300, "GRPC": 8301, "METRICS": 8302, "TRITON": 8310}
 INHERITED = ("PREFECT_", "MLFLOW_", "DVC_")
 
 

@@ -1,5 +1,6 @@
 """Where our servers listen, and the environment in which our processes find them."""
 
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from tasks import settings
 
 HOST = "127.0.0.1"
-PORTS = {"PREFECT": 4200, "MLFLOW": 5000, "TRITON_HTTP": 8000, "TRITON_GRPC": 8001, "TRITON_METRICS": 8002}
+# HTTP and GRPC are the door's, which clients reach; TRITON is the first of the ports of the servers behind it.
+PORTS = {"PREFECT": 4200, "MLFLOW": 5000, "HTTP": 8000, "GRPC": 8001, "METRICS": 8002, "TRITON": 8010}
 
 
 def variable(name: str) -> str:
@@ -26,6 +28,15 @@ def port(name: str) -> int:
 def address(name: str) -> str:
     """Return `127.0.0.1:<port>`."""
     return f"{HOST}:{port(name)}"
+
+
+def listen() -> str:
+    """Return where the door listens: on loopback, unless told otherwise."""
+    value = os.environ.get("ENGINEWORKS_LISTEN", HOST)
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError(f"ENGINEWORKS_LISTEN is '{value}': it must be an IP address, as in 0.0.0.0") from None
 
 
 def inherited() -> dict[str, str]:

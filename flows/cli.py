@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, graph, services, serving, terminal, turn
+from flows import addresses, consoles, graph, services, terminal, tokens, turn
 from tasks import budget, guard
 from tasks.mirror import without_credentials
 
@@ -85,7 +85,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.rollback import roll_back
 
         return roll_back(arguments.pipeline)
-    {"up": up, "down": down, "setup": serving.install}[arguments.command]()
+    {"up": up, "down": down, "setup": services.install}[arguments.command]()
     return 0
 
 
@@ -112,7 +112,7 @@ def run_pipeline(pipeline: str) -> int:
 
 def conduct(pipeline: str) -> dict[str, Any]:
     """Start what is not up and run the flow; return what happened, in numbers."""
-    serving.install()
+    services.install()
     every = services.known()
     started = services.start(every)
     if started:
@@ -151,24 +151,25 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     terminal.say()
     terminal.say("\n".join(budget.lines(receipt["budget"])))
     terminal.say()
-    for name, link in services.links().items():
+    for name, link in consoles.links().items():
         terminal.say(f"{name:<8}{link}")
     sample, kind = example(pipeline)
     terminal.say(f"\nTry it ({kind} to class):")
     terminal.say(f"  sh infra/serving/request.sh {sample} {kind} |")
-    terminal.say("    curl -s --data-binary @- -H Inference-Header-Content-Length:256 \\")
+    terminal.say(f"    curl -s --data-binary @- -H @{tokens.KEYS / tokens.FIRST} \\")
+    terminal.say("    -H Inference-Header-Content-Length:256 \\")
     terminal.say(f"    {receipt['url'].removeprefix('http://')}")
     return 0
 
 
 def up() -> None:
     """Start every server and wait until it answers."""
-    serving.install()
+    services.install()
     every = services.known()
     started = services.start(every)
     services.wait(every)
     terminal.say(f"started {', '.join(started)}" if started else "all is up")
-    for name, link in services.links().items():
+    for name, link in consoles.links().items():
         terminal.say(f"{name:<8}{link}")
 
 

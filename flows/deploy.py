@@ -8,7 +8,7 @@ from prefect.states import Completed, State
 from tritonclient.utils import InferenceServerException
 
 from flows import golden, live, receipt, terminal
-from flows.gate import classes, gate, knobs, package, read_json
+from flows.gate import Knobs, classes, gate, knobs, package, read_json
 from flows.locking import HEALING_S, alone
 from flows.recovery import recover
 from flows.refusal import Refused
@@ -52,9 +52,8 @@ def go_live(pipeline: str) -> tuple[dict[str, Any], str]:
 def guarded(pipeline: str) -> tuple[dict[str, Any], str]:
     """Pass the gates and, under the lock, replace what is live."""
     facts, bounds = gate(pipeline), knobs(pipeline)
-    with alone(HEALING_S):
-        client = live.connect()
-        if done := recover(client, pipeline):
+    with alone(HEALING_S), live.fleet() as clients:
+        if done := recover(clients, pipeline):
             terminal.say(done)
         batch = golden.read(package(pipeline), pipeline, facts["engine"], classes(pipeline))
         left = receipt.read(pipeline)
@@ -62,15 +61,15 @@ def guarded(pipeline: str) -> tuple[dict[str, Any], str]:
             reason = "this very package was rolled back; change something, or take that back with: engineworks rollback"
             raise Refused([f"deploy: {reason}"])
         same = left is not None and left["sha256"] == facts["sha256"]
-        if left and same and is_live(live.Served(client, pipeline), batch, bounds.max_score_difference):
+        if left and same and all(is_live(live.Served(each, pipeline), batch, bounds) for each in clients):
             return left, UNCHANGED
-        return replace(client, pipeline, batch, bounds, facts), "Deployed"
+        return replace(clients, pipeline, batch, bounds, facts), "Deployed"
 
 
-def is_live(served: live.Served, batch: golden.Golden, bound: float) -> bool:
-    """Tell whether the live server gives the golden answers now."""
+def is_live(served: live.Served, batch: golden.Golden, bounds: Knobs) -> bool:
+    """Tell whether a live server gives the golden answers now."""
     try:
-        golden.prove(served, batch, bound)
+        golden.prove(served, batch, bounds.max_score_difference)
     except (InferenceServerException, ValueError):
         return False
     return True

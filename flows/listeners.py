@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 
 from flows import addresses, receipt, services
 from flows.finding import Finding
+from flows.replicas import replicas
 
 ANSWER_S = 1.0
+OWNERS = {"HTTP": "door", "GRPC": "door", "METRICS": "supervisor", "TRITON": "triton-0"}  # else of the port's own name
 THEIRS = {"PREFECT": "PREFECT_API_URL", "MLFLOW": "MLFLOW_TRACKING_URI"}  # with these set, ours is not started
 
 
@@ -43,7 +45,7 @@ def port(name: str, numbers: Mapping[str, int | None], theirs: Mapping[str, str]
         return Finding("ports", label, "ok", f"{own}, not needed: {THEIRS[name]} is set")
     if free(name):
         return Finding("ports", label, "ok", f"{own}, free")
-    if services.process(label.partition("_")[0]):
+    if services.process(OWNERS.get(name, label)):
         return Finding("ports", label, "ok", f"{own}, ours")
     return Finding("ports", label, "problem", f"{own}, taken by another program", remedy)
 
@@ -61,8 +63,9 @@ def servers() -> list[Finding]:
     """Return each server, up or down, and each deployed pipeline while Triton is up: whether it answers."""
     every = services.known()
     pids = {each.name: process.pid for each in every if (process := services.process(each.name))}
-    receipts = {path.stem: json.loads(path.read_text()) for path in receipt.FOLDER.glob("*.json") if "triton" in pids}
-    models = f"http://{addresses.address('TRITON_HTTP')}/v2/models"
+    first = replicas()[0]
+    receipts = {path.stem: json.loads(path.read_text()) for path in receipt.FOLDER.glob("*.json") if first.name in pids}
+    models = f"http://{first.http}/v2/models"
     ready = {name: f"{models}/{name}/ready" for name in sorted(receipts)}
     heard = answering([*(each.health for each in every if each.name in pids and each.health), *ready.values()])
     theirs = [name for name, variable in THEIRS.items() if variable in addresses.inherited()]

@@ -1,5 +1,6 @@
-"""The live server, asked over gRPC: load models, classify samples."""
+"""The live servers, asked over gRPC: load models, classify samples."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from flows.addresses import address
+from flows.replicas import replicas
 from flows.repository import names
 
 LOAD_TIMEOUT_S = 120.0  # a load that can't end hangs for good, and so do all loads after it
@@ -51,14 +52,20 @@ class Served:
         return [self.pipeline] if self.version is None else names(self.pipeline, self.version)
 
 
-def connect() -> Any:
-    """Return a client of the running server; `ValueError` where there is none."""
-    client = triton.InferenceServerClient(address("TRITON_GRPC"))
-    try:
-        client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
-    except InferenceServerException as error:
-        raise ValueError(f"no inference server answers at {address('TRITON_GRPC')}; start it with: make up") from error
-    return client
+@contextlib.contextmanager
+def fleet() -> Iterator[list[Any]]:
+    """Give a client of each replica, the first first; `ValueError` where one does not answer."""
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for replica in replicas():
+            client = stack.enter_context(replica.client())
+            try:
+                client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
+            except InferenceServerException as error:
+                remedy = "start it with: make up; where it was up, the supervisor is at it, try again"
+                raise ValueError(f"{replica.name} does not answer at {replica.grpc}; {remedy}") from error
+            clients.append(client)
+        yield clients
 
 
 def load(client: Any, model: str) -> None:

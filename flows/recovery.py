@@ -6,34 +6,33 @@ from typing import Any
 from flows import journal, live, receipt, repository
 
 
-def settle(client: Any, pipeline: str, version: int, previous: int, grace_s: float) -> None:
+def settle(clients: list[Any], pipeline: str, version: int, previous: int, grace_s: float) -> None:
     """End a deploy: the version before is unloaded after its grace time and kept on disk, older ones go."""
     if previous:
         time.sleep(grace_s)  # whoever resolved the old version's name has been answered
-        for model in repository.names(pipeline, previous):
-            live.unload(client, model)
-    retire(client, pipeline, repository.versions(pipeline) - {previous, version})
+        unload(clients, pipeline, previous)
+    retire(clients, pipeline, repository.versions(pipeline) - {previous, version})
     journal.close(pipeline)
 
 
-def restore(client: Any, pipeline: str, before: repository.Files, version: int, known: bool = False) -> None:
+def restore(clients: list[Any], pipeline: str, before: repository.Files, version: int, known: bool = False) -> None:
     """Answer clients by the version that was live, or not at all where there was none, and take the other one away.
 
     The files of one that is `known`, live once, stay.
     """
     repository.point_back(pipeline, before, version)
-    for path, text in before.items():
-        bring = live.unload if text is None else live.load
-        bring(client, path.parent.name)
+    for client in clients:
+        for path, text in before.items():
+            bring = live.unload if text is None else live.load
+            bring(client, path.parent.name)
     if known:
-        for model in repository.names(pipeline, version):
-            live.unload(client, model)
+        unload(clients, pipeline, version)
     else:
-        retire(client, pipeline, {version})
+        retire(clients, pipeline, {version})
     journal.close(pipeline)
 
 
-def recover(client: Any, pipeline: str) -> str | None:
+def recover(clients: list[Any], pipeline: str) -> str | None:
     """Finish or undo a deploy that was killed; return what was done, None where there was none.
 
     The receipt decides: where it names the coming version, that one is live; else all goes back.
@@ -43,16 +42,24 @@ def recover(client: Any, pipeline: str) -> str | None:
         return None
     left = receipt.read(pipeline)
     if left is not None and left["version"] == begun["version"]:
-        retire(client, pipeline, repository.versions(pipeline) - {begun["version"], receipt.previous_version(pipeline)})
+        retire(
+            clients, pipeline, repository.versions(pipeline) - {begun["version"], receipt.previous_version(pipeline)}
+        )
         journal.close(pipeline)
         return f"finished a deploy of {pipeline} that was killed: version {begun['version']} is live"
-    restore(client, pipeline, begun["before"], begun["version"], begun["known"])
+    restore(clients, pipeline, begun["before"], begun["version"], begun["known"])
     return f"undid a deploy of {pipeline} that was killed: version {repository.live_version(pipeline)} serves on"
 
 
-def retire(client: Any, pipeline: str, versions: set[int]) -> None:
-    """Take versions off the server and off the disk."""
+def retire(clients: list[Any], pipeline: str, versions: set[int]) -> None:
+    """Take versions off the servers and off the disk."""
     for version in versions:
+        unload(clients, pipeline, version)
+        repository.remove(pipeline, version)
+
+
+def unload(clients: list[Any], pipeline: str, version: int) -> None:
+    """Take a version off the servers."""
+    for client in clients:
         for model in repository.names(pipeline, version):
             live.unload(client, model)
-        repository.remove(pipeline, version)

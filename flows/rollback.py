@@ -9,7 +9,7 @@ from prefect.states import Completed, State
 
 from flows import journal, live, promotion, receipt, repository, services, terminal
 from flows.locking import HEALING_S, alone
-from flows.recovery import recover, restore
+from flows.recovery import recover, restore, unload
 from flows.refusal import Refused
 from flows.serving import MODELS
 from tasks import atomic
@@ -48,9 +48,8 @@ def go_back(pipeline: str) -> dict[str, Any]:
 
     The package that was live is not deployed again by itself. `Refused` where nothing is there to go back to.
     """
-    with alone(HEALING_S):
-        client = live.connect()
-        recover(client, pipeline)
+    with alone(HEALING_S), live.fleet() as clients:
+        recover(clients, pipeline)
         now, before = receipt.read(pipeline), receipt.previous(pipeline)
         if now is None or before is None:
             raise Refused([f"rollback: no version of {pipeline} was live before this one"])
@@ -64,16 +63,16 @@ def go_back(pipeline: str) -> dict[str, Any]:
         configurations = repository.configurations(pipeline)
         journal.open_entry(pipeline, version, configurations, known=True)
         try:
-            for model in repository.names(pipeline, version):
-                live.load(client, model)
-            prove(live.Served(client, pipeline, version), before)
-            lead_to(client, pipeline, version, before["configurations"])
+            for client in clients:
+                for model in repository.names(pipeline, version):
+                    live.load(client, model)
+                prove(live.Served(client, pipeline, version), before)
+                lead_to(client, pipeline, version, before["configurations"])
         except BaseException:
-            restore(client, pipeline, configurations, version, known=True)
+            restore(clients, pipeline, configurations, version, known=True)
             raise
         swap(pipeline, now, before, configurations)
-        for model in repository.names(pipeline, int(now["version"])):
-            live.unload(client, model)
+        unload(clients, pipeline, int(now["version"]))
         journal.close(pipeline)
     from tasks.record import promote
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from flows import live, serving
+from flows import hidden, live, serving
 from flows.addresses import HOST
+from flows.replicas import Replica
 from flows.services import LOGS, end
 
 START_TIMEOUT_S = 60.0
@@ -33,16 +33,9 @@ def sandbox(repository: Path, pipeline: str) -> Iterator[live.Served]:
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / "sandbox.log"
     with log.open("wb") as words:
-        child = subprocess.Popen(
-            serving.alone(repository, port),
-            env=serving.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        child = hidden.start(serving.alone(repository, port), serving.restrictions(), serving.environment(), words)
     try:
-        client = triton.InferenceServerClient(f"{HOST}:{port}")
+        client = Replica("sandbox", "", f"{HOST}:{port}", "").client()
         await_ready(client, child, log, pipeline)
         yield live.Served(client, pipeline)
     finally:

@@ -1,10 +1,10 @@
-"""The servers a run needs, started detached and stopped by id: Prefect, MLflow's UI, Triton, supervisor, schedule."""
+"""The servers a run needs, started detached and stopped by id: Prefect, MLflow's UI, Triton and what is around it."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from flows import addresses, serving
+from flows import addresses, consoles, door, hidden, serving
+from flows.replicas import Replica, replicas
 from tasks import settings
 
 PIDS = settings.STATE / "pids"
@@ -23,7 +24,6 @@ LOGS = settings.STATE / "logs"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 FIRST = ("schedule", "supervisor")  # to be stopped
-RUNS_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,18 @@ class Service:
     health: str  # address that answers 200 once it is up; empty for a process without one
     ports: tuple[str, ...] = ()
     environment: Callable[[], dict[str, str]] = field(default=lambda: dict(os.environ))
+    secrets: Callable[[], list[str]] = list  # more arguments, which no list of processes may show
 
 
 def known() -> list[Service]:
     """Return the services in the order of their start; those that the caller already has are left out."""
     inherited = addresses.inherited()
+    prefect, mlflow, public = (f"http://{addresses.address(name)}" for name in ("PREFECT", "MLFLOW", "HTTP"))
     every = [
-        Service("prefect", prefect, f"http://{addresses.address('PREFECT')}/api/health", ("PREFECT",)),
-        Service("mlflow", mlflow, f"http://{addresses.address('MLFLOW')}/health", ("MLFLOW",), mlflow_environment),
-        Service(
-            "triton",
-            serving.command,
-            f"http://{addresses.address('TRITON_HTTP')}/v2/health/live",
-            ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS"),
-            serving.environment,
-        ),
+        Service("prefect", consoles.prefect, f"{prefect}/api/health", ("PREFECT",)),
+        Service("mlflow", consoles.mlflow, f"{mlflow}/health", ("MLFLOW",), consoles.mlflow_environment),
+        *(server(replica) for replica in replicas()),
+        Service("door", door.command, f"{public}/v2/health/live", ("HTTP", "GRPC")),
         Service("supervisor", lambda: [sys.executable, "-m", "flows.supervisor"], ""),
         Service("schedule", lambda: [sys.executable, "-m", "flows.schedule"], ""),
     ]
@@ -57,26 +54,16 @@ def known() -> list[Service]:
     return [service for service in every if service.name not in {theirs[name] for name in inherited}]
 
 
-def prefect() -> list[str]:
-    """Return the command of Prefect's server and UI."""
-    port = str(addresses.port("PREFECT"))
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", addresses.HOST, "--port", port]
-
-
-def mlflow() -> list[str]:
-    """Return the command of MLflow's UI over the store that runs are recorded in."""
-    home = (settings.STATE / "mlflow").absolute()
-    home.mkdir(parents=True, exist_ok=True)
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", addresses.HOST, "--port", str(addresses.port("MLFLOW"))),
-        *("--workers", "1", "--backend-store-uri", settings.tracking_uri()),
-        *("--artifacts-destination", str(home / "artifacts")),
-    ]
-
-
-def mlflow_environment() -> dict[str, str]:
-    """Return the environment of MLflow's UI: no job runners, which cost memory and start-up."""
-    return os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+def server(replica: Replica) -> Service:
+    """Return how to start one of the servers behind the door."""
+    return Service(
+        replica.name,
+        lambda: serving.command(replica),
+        f"http://{replica.http}/v2/health/live",
+        (replica.http, replica.grpc, replica.metrics),
+        serving.environment,
+        serving.restrictions,
+    )
 
 
 def start(services: Iterable[Service]) -> list[str]:
@@ -91,15 +78,16 @@ def start(services: Iterable[Service]) -> list[str]:
 
 
 def refuse_taken(name: str) -> None:
-    """Raise `ValueError` where somebody else listens on a port."""
+    """Raise `ValueError` where somebody else listens on a port, given by its name or, of a replica, its address."""
+    known = name in addresses.PORTS
+    host, _, port = (addresses.address(name) if known else name).rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((addresses.HOST, addresses.port(name)))
+            probe.bind((host, int(port)))
         except OSError:
-            raise ValueError(
-                f"port {addresses.port(name)} is taken by another program; set {addresses.variable(name)} to a free one"
-            ) from None
+            variable = addresses.variable(name if known else "TRITON")
+            raise ValueError(f"port {port} is taken by another program; set {variable} to a free one") from None
 
 
 def spawn(service: Service) -> None:
@@ -107,15 +95,7 @@ def spawn(service: Service) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     PIDS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{service.name}.log").open("ab") as log:
-        child = subprocess.Popen(
-            service.command(),
-            env=service.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell had it ignored
-        )
+        child = hidden.start(service.command(), service.secrets(), service.environment(), log)
     mark = {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
     (PIDS / f"{service.name}.json").write_text(json.dumps(mark))
 
@@ -134,6 +114,24 @@ def process(name: str) -> psutil.Process | None:
     return found if alive else None
 
 
+def remains(name: str) -> list[psutil.Process]:
+    """Return what is alive of a service's session: its children outlive it where it is killed."""
+    path = PIDS / f"{name}.json"
+    session = json.loads(path.read_text())["pid"] if path.exists() else None
+    found = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.getsid(each.pid) == session:
+                found.append(each)
+    return found
+
+
+def install() -> None:
+    """Leave the servers that pip does not bring in .state/serving."""
+    serving.install()
+    door.install()
+
+
 def wait(services: Iterable[Service]) -> None:
     """Wait until each service answers; `ValueError` with its last words where one does not."""
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -146,10 +144,10 @@ def wait(services: Iterable[Service]) -> None:
             time.sleep(0.2)
 
 
-def answers(url: str) -> bool:
+def answers(url: str, timeout_s: float = 2) -> bool:
     """Tell whether an address answers 200."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -182,16 +180,6 @@ def end(processes: list[psutil.Process], spared: Iterable[psutil.Process] = ()) 
     for each in left:
         each.kill()
     psutil.wait_procs(left, timeout=5)
-
-
-def links() -> dict[str, str]:
-    """Return the addresses that people open."""
-    inherited = addresses.inherited()
-    return {
-        "Prefect": inherited.get("PREFECT_API_URL", f"http://{addresses.address('PREFECT')}").removesuffix("/api"),
-        "MLflow": inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}{RUNS_PAGE}"),
-        "Triton": f"http://{addresses.address('TRITON_HTTP')}",
-    }
 
 
 def log_file(name: str) -> Path:

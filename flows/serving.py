@@ -9,7 +9,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from flows import addresses
+from flows import addresses, tokens
+from flows.replicas import HEADER, Replica
 from tasks import backends
 from tasks.settings import STATE
 
@@ -19,6 +20,8 @@ SERVING = STATE / "serving"
 ENVIRONMENT = SERVING / "env"
 STAMP = SERVING / "installed"
 MODELS = STATE / "triton" / "models"
+OBSERVED = STATE / "triton" / "observed"  # what models note of their inputs and outputs
+RESTRICTED = "model-repository,model-config,shared-memory,statistics,trace,logging"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON = f"libpython{PYTHON}.so.1.0"
 
@@ -116,16 +119,16 @@ def system_has_libpython() -> bool:
     return re.search(rf"^\s*{re.escape(LIBPYTHON)} ", known, re.MULTILINE) is not None
 
 
-def command() -> list[str]:
-    """Return what starts the server with every deployed model, to be run in the checkout's root.
+def command(replica: Replica) -> list[str]:
+    """Return what starts a server with every deployed model, to be run in the checkout's root.
 
     Its paths are relative: the server hands them to a shell unquoted, and the checkout's own may hold a space.
     """
     MODELS.mkdir(parents=True, exist_ok=True)
     listen = []
-    for service in ("http", "grpc", "metrics"):
-        port = addresses.port(f"TRITON_{service.upper()}")
-        listen += [f"--{service}-address={addresses.HOST}", f"--{service}-port={port}"]
+    for service, address in (("http", replica.http), ("grpc", replica.grpc), ("metrics", replica.metrics)):
+        host, _, port = address.rpartition(":")
+        listen += [f"--{service}-address={host}", f"--{service}-port={port}"]
     return [
         str((SERVING / "triton" / "pytriton" / "tritonserver" / "bin" / "tritonserver").resolve()),
         f"--model-repository={MODELS}",
@@ -137,6 +140,15 @@ def command() -> list[str]:
         "--allow-gpu-metrics=false",
         *listen,
     ]
+
+
+def restrictions() -> list[str]:
+    """Return the arguments that keep all but inference, metadata and health from whoever has not the token.
+
+    They name the token: they belong on no command line.
+    """
+    rule = f"{RESTRICTED}:{HEADER}={tokens.control()}"
+    return [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
 
 
 def alone(repository: Path, port: int) -> list[str]:
@@ -167,6 +179,7 @@ def environment() -> dict[str, str]:
     folders = [(SERVING / "triton" / "nvidia_pytriton.libs").resolve(), libpython_folder()]
     libraries = [str(folder) for folder in folders if folder] + os.environ.get("LD_LIBRARY_PATH", "").split(":")
     return os.environ | {
+        "ENGINEWORKS_OBSERVED": str(OBSERVED.absolute()),
         "PATH": f"{(ENVIRONMENT / 'bin').absolute()}:{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
     }

@@ -20,44 +20,59 @@ from tasks.package import public
 ASIDE = MODELS.parent / "sandbox"
 
 
-def replace(client: Any, pipeline: str, batch: golden.Golden, bounds: Knobs, facts: dict[str, Any]) -> dict[str, Any]:
-    """Take the live version's place and return the receipt; on any error put all back, the live version serves on.
+def replace(
+    clients: list[Any], pipeline: str, batch: golden.Golden, bounds: Knobs, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Take the live version's place on one replica after the other, and return the receipt.
+
+    On any error all is put back everywhere, the live version serves on.
 
     `Refused`, before the live server hears of it, where it is slower than its bound or worse than the champion.
     """
     test = promotion.test_set(pipeline)
     trial = rehearse(pipeline, batch, bounds, test)
     compared = promotion.challenge(
-        trial["answers"], promotion.champion(client, pipeline, test), test, bounds.max_champion_drop
+        trial["answers"], promotion.champion(clients[0], pipeline, test), test, bounds.max_champion_drop
     )
     before, previous = repository.configurations(pipeline), repository.live_version(pipeline)
     version = max(repository.versions(pipeline), default=0) + 1
     journal.open_entry(pipeline, version, before)
     try:
-        stage(client, pipeline, version)
-        prove(live.Served(client, pipeline, version), batch, bounds.max_score_difference)
-        switch(client, pipeline, version)
-        proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
-        served = promotion.served(pipeline, facts["engine"], trial["answers"], test)
-        evaluated = read_json(Path("metrics", "evaluate", f"{pipeline}.json"))
-        left = {"pipeline": pipeline, "version": version, "sha256": facts["sha256"], "engine": facts["engine"]}
-        left |= {
-            "served_accuracy": served["accuracy"],
-            **{name: served[name] for name in ("n", "low", "high")},
-            **compared,
-        }
-        left |= {"golden": proof, "latency": trial["latency"]}
-        left |= {"budget": budget.table(evaluated, facts["engine"], served)}
-        left |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
-        left |= {"url": f"http://{address('TRITON_HTTP')}/v2/models/{pipeline}/infer"}
-        left |= {"canary": batch.labels[0]}
+        repository.stage(package(pipeline) / "repository", pipeline, version)
+        for client in clients:
+            load(client, pipeline, version)
+            prove(live.Served(client, pipeline, version), batch, bounds.max_score_difference)
+            switch(client, pipeline, version)
+            proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
+        trial |= {"golden": proof, "canary": batch.labels[0]}
+        left = account(pipeline, version, facts, trial, test) | compared
         receipt.keep_canary(pipeline, facts["sha256"], batch.samples[0])
         receipt.write(pipeline, left, test.sha256, trial["answers"], before)  # from here on the new one is live
     except BaseException:
-        restore(client, pipeline, before, version)
+        restore(clients, pipeline, before, version)
         raise
-    settle(client, pipeline, version, previous, bounds.grace_s)
+    settle(clients, pipeline, version, previous, bounds.grace_s)
     return left
+
+
+def account(
+    pipeline: str, version: int, facts: dict[str, Any], trial: dict[str, Any], test: promotion.TestSet
+) -> dict[str, Any]:
+    """Return the receipt of a version that took over: what it is, what it answered, how fast, and what that cost."""
+    served = promotion.served(pipeline, facts["engine"], trial["answers"], test)
+    evaluated = read_json(Path("metrics", "evaluate", f"{pipeline}.json"))
+    return {
+        "pipeline": pipeline,
+        "version": version,
+        "sha256": facts["sha256"],
+        "engine": facts["engine"],
+        "served_accuracy": served["accuracy"],
+        **{name: served[name] for name in ("n", "low", "high")},
+        **{name: trial[name] for name in ("golden", "latency", "canary")},
+        "budget": budget.table(evaluated, facts["engine"], served),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "url": f"http://{address('HTTP')}/v2/models/{pipeline}/infer",
+    }
 
 
 @task(cache_policy=NO_CACHE)
@@ -81,9 +96,8 @@ def rehearse(pipeline: str, batch: golden.Golden, bounds: Knobs, test: promotion
 
 
 @task(cache_policy=NO_CACHE)
-def stage(client: Any, pipeline: str, version: int) -> None:
+def load(client: Any, pipeline: str, version: int) -> None:
     """Load a new version of the parts beside the live one."""
-    repository.stage(package(pipeline) / "repository", pipeline, version)
     for model in repository.names(pipeline, version):
         live.load(client, model)
 
@@ -96,7 +110,7 @@ def prove(served: live.Served, batch: golden.Golden, bound: float) -> dict[str, 
 
 @task(cache_policy=NO_CACHE)
 def switch(client: Any, pipeline: str, version: int) -> None:
-    """Move all requests to a version that is loaded and proved."""
+    """Move all requests that a replica gets to a version that is loaded and proved there."""
     repository.point(package(pipeline) / "repository", pipeline, version)
     for model in public(pipeline):
         live.load(client, model)

@@ -64,7 +64,7 @@ def check(pipeline: str, stages: list[str], others: list[str], params: dict[str,
 
     `stages` are those of dvc.yaml; `others` are sections that belong to no stage.
     """
-    refuse_wrong_names(params, ["backends", "pipelines"], str(PARAMS), "key")
+    refuse_wrong_names(params, ["backends", "serving", "pipelines"], str(PARAMS), "key")
     for i, name in enumerate(checked(Backends, params["backends"], f"{PARAMS}: backends")):
         refuse_no_name(name, f"{PARAMS}: backends.{i}")
         backends.backend(name)

@@ -18,7 +18,7 @@ VERSION, LABELS = "1", "labels.txt"
 def write(
     folder: Path, pipeline: str, spec: dict[str, Any], engine: Path, max_batch_size: int, delay_us: int, instances: int
 ) -> None:
-    """Leave three models in `folder`: DALI's preprocessing, the engine, and the chain; nothing where no backend takes it.
+    """Leave three models in `folder`: DALI's preprocessing, the engine, and the chain; nothing where none takes it.
 
     Clients send encoded samples as UINT8 and get `logits`; the names of the classes come with Triton's classification
     extension. GPU engines get GPU instances and decode on the GPU.

@@ -39,6 +39,10 @@ class Miniature:
             timeout=timeout_s,
         )
 
+    def key(self) -> str:
+        """Return the header by which the door knows a client."""
+        return (self.folder / ".state" / "door" / "keys" / "local").read_text().partition(": ")[2].strip()
+
     def url(self, name: str) -> str:
         """Return the address of one of the copy's servers."""
         return f"http://127.0.0.1:{self.environment[f'ENGINEWORKS_{name}_PORT']}"

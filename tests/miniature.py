@@ -1,5 +1,6 @@
 """A miniature of the product: a copy of the checkout with toy knobs and a drawn data set, to run the whole path."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -116,17 +117,27 @@ def write_params(to: Path, files: dict[str, str]) -> None:
 def environment(to: Path) -> dict[str, str]:
     """Return an environment in which the copy's own code, ports and state are used."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(INHERITED)}
-    ports = free_ports(5)
+    names = ("PREFECT", "MLFLOW", "HTTP", "GRPC", "METRICS")
+    ports = [*free_ports(len(names)), free_range()]
     (to.parent / "home").mkdir(exist_ok=True)
-    names = ("PREFECT", "MLFLOW", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
     return kept | {
         "HOME": str(to.parent / "home"),
         "ENGINEWORKS_MIRROR": str(to.parent / "mirror"),
         "ENGINEWORKS_MINIATURE": "1",
         "PYTHONPATH": str(to),
         "PATH": f"{to / '.venv' / 'bin'}:{kept['PATH']}",
-        **{f"ENGINEWORKS_{name}_PORT": str(port) for name, port in zip(names, ports, strict=True)},
+        **{f"ENGINEWORKS_{name}_PORT": str(port) for name, port in zip((*names, "TRITON"), ports, strict=True)},
     }
+
+
+def free_range(count: int = 13) -> int:
+    """Return the first of several ports in a row that nobody listens on just now, below those that clients get."""
+    for first in range(20_000, 32_000, 2 * count):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise OSError(f"no {count} free ports in a row")
 
 
 def free_ports(count: int) -> list[int]:

@@ -145,8 +145,8 @@ def test_a_wrong_port_is_a_problem_and_the_rest_is_examined(
 
 
 def test_one_port_for_two_servers_is_a_problem(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINEWORKS_TRITON_GRPC_PORT", str(addresses.port("TRITON_HTTP")))
-    assert problems() == {"triton_http", "triton_grpc"}
+    monkeypatch.setenv("ENGINEWORKS_GRPC_PORT", str(addresses.port("HTTP")))
+    assert problems() == {"http", "grpc"}
 
 
 def test_a_server_that_hangs_is_seen_within_two_seconds(here: Path, taken: socket.socket) -> None:
@@ -159,25 +159,28 @@ def test_a_server_that_hangs_is_seen_within_two_seconds(here: Path, taken: socke
 
 
 def test_the_live_server_is_asked_for_each_deployed_pipeline(here: Path) -> None:
-    assert finding("servers", "triton").value == "down"
+    assert finding("servers", "triton-0").value == "down"
     receipts = here / ".state" / "triton" / "live"
     receipts.mkdir(parents=True)
     for pipeline in ("shop", "lost"):
         (receipts / f"{pipeline}.json").write_text(json.dumps({"engine": "onnxruntime-int8", "version": 7}))
-    running(here, "triton")
-    with ThreadingHTTPServer((addresses.HOST, addresses.port("TRITON_HTTP")), Triton) as server:
+    running(here, "triton-0")
+    with ThreadingHTTPServer((addresses.HOST, addresses.port("TRITON")), Triton) as server:
         threading.Thread(target=server.serve_forever).start()
         found = examine()
         server.shutdown()
     states = {each.name: each.state for each in found if each.area == "servers"}
-    assert (states["triton"], states["live shop"], states["live lost"]) == ("ok", "ok", "problem")
+    assert (states["triton-0"], states["live shop"], states["live lost"]) == ("ok", "ok", "problem")
     lost = next(each for each in found if each.name == "live lost")
-    assert next(each.value for each in found if each.name == "triton_http").endswith("ours")
+    assert next(each.value for each in found if each.name == "triton").endswith("ours")
     assert "version 7" in lost.value and lost.remedy == "make run PIPELINE=lost"
 
 
 def test_backends_are_those_of_the_folder_and_of_params(here: Path) -> None:
-    (here / "params.yaml").write_text("backends: [onnxruntime, abacus]\n")
+    params = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(
+        params.replace("backends: [onnxruntime, openvino, tensorrt_rtx]", "backends: [onnxruntime, abacus]")
+    )
     assert finding("backends", "onnxruntime") == Finding("backends", "onnxruntime", "ok", "builds and runs here")
     assert "not among the backends" in finding("backends", "tensorrt_rtx").value
     assert problems() == {"abacus"}

@@ -3,17 +3,16 @@
 import json
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from tests.conftest import Miniature
+from tests.traffic import Traffic
 
 PUBLIC = ("fashion", "fashion_tensor")
 PACKAGE = "models/package/fashion/package.json"
@@ -39,36 +38,10 @@ deploy.go_live("fashion")
 """
 
 
-class Traffic(threading.Thread):
-    """A client that asks without pause, and counts."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self.url, self.ending = url.removeprefix("http://"), threading.Event()
-        self.answered, self.errors = 0, []
-
-    def run(self) -> None:
-        import tritonclient.http as triton
-
-        client = triton.InferenceServerClient(self.url)
-        x = np.zeros((1, 1, 28, 28), np.float32)
-        asked = triton.InferInput("input", x.shape, "FP32").set_data_from_numpy(x)
-        while not self.ending.is_set():
-            try:
-                client.infer("fashion_tensor", [asked])
-                self.answered += 1
-            except Exception as error:
-                self.errors.append(repr(error))
-
-    def end(self) -> None:
-        self.ending.set()
-        self.join(10)
-
-
 @pytest.fixture
 def traffic(ran: Miniature) -> Iterator[Traffic]:
     """Ask for as long as a test lasts; not one request may fail."""
-    client = Traffic(ran.url("TRITON_HTTP"))
+    client = Traffic(ran)
     client.start()
     yield client
     client.end()

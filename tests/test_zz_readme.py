@@ -126,7 +126,10 @@ def test_nothing_is_written_outside_the_copy(versioned: Miniature) -> None:
 
 def test_down_leaves_nothing_behind(versioned: Miniature) -> None:
     done = versioned.shell("make down && make down")
-    assert "stopped mlflow, prefect, schedule, supervisor, triton" in done.stdout and "nothing was up" in done.stdout
+    assert (
+        "stopped door, mlflow, prefect, schedule, supervisor, triton-0, triton-1" in done.stdout
+        and "nothing was up" in done.stdout
+    )
     left = []
     for process in psutil.process_iter():
         try:
@@ -141,8 +144,8 @@ def test_a_taken_port_is_an_error_that_names_the_variable(versioned: Miniature) 
     import socket
 
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", int(versioned.environment["ENGINEWORKS_TRITON_GRPC_PORT"])))
+        taken.bind(("127.0.0.1", int(versioned.environment["ENGINEWORKS_GRPC_PORT"])))
         taken.listen()
         done = versioned.shell("make up")
-    assert done.returncode != 0 and "ENGINEWORKS_TRITON_GRPC_PORT" in done.stdout
+    assert done.returncode != 0 and "ENGINEWORKS_GRPC_PORT" in done.stdout
     assert subprocess.run(["pgrep", "-f", str(versioned.folder)], capture_output=True).stdout == b""

@@ -1,0 +1,41 @@
+"""The pages that people open: Prefect's and MLflow's servers, and where everything is found."""
+
+import os
+import sys
+
+from flows import addresses
+from tasks import settings
+
+RUNS_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
+
+
+def prefect() -> list[str]:
+    """Return the command of Prefect's server and UI."""
+    port = str(addresses.port("PREFECT"))
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", addresses.HOST, "--port", port]
+
+
+def mlflow() -> list[str]:
+    """Return the command of MLflow's UI over the store that runs are recorded in."""
+    home = (settings.STATE / "mlflow").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", addresses.HOST, "--port", str(addresses.port("MLFLOW"))),
+        *("--workers", "1", "--backend-store-uri", settings.tracking_uri()),
+        *("--artifacts-destination", str(home / "artifacts")),
+    ]
+
+
+def mlflow_environment() -> dict[str, str]:
+    """Return the environment of MLflow's UI: no job runners, which cost memory and start-up."""
+    return os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+
+
+def links() -> dict[str, str]:
+    """Return the addresses that people open."""
+    inherited = addresses.inherited()
+    return {
+        "Prefect": inherited.get("PREFECT_API_URL", f"http://{addresses.address('PREFECT')}").removesuffix("/api"),
+        "MLflow": inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}{RUNS_PAGE}"),
+        "Door": f"http://{addresses.address('HTTP')}",
+    }

@@ -1,0 +1,46 @@
+"""Secrets, each in a file that only its owner reads: the clients' keys, and the token that controls the servers."""
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from tasks.settings import STATE
+
+CONTROL = STATE / "triton" / "token"
+KEYS = STATE / "door" / "keys"
+FIRST = "local"  # name of the key that everybody on this machine is meant to use
+NAME = "[a-z][a-z0-9_-]{0,31}"
+
+
+def control() -> str:
+    """Return the token that loads and unloads models, made where there is none."""
+    if not CONTROL.exists():
+        write(CONTROL, secrets.token_hex(32))
+    return CONTROL.read_text()
+
+
+def keys() -> dict[str, str]:
+    """Return each client's key by its name, the first one made where there is none."""
+    if not any(KEYS.glob("*")):
+        issue(FIRST)
+    return {path.name: path.read_text().split()[-1] for path in sorted(KEYS.iterdir())}
+
+
+def issue(name: str) -> Path:
+    """Make a client's key, or leave the one it has; return the file, the header line that curl sends with -H @FILE."""
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"key: '{name}' is no name: 1 to 32 of a-z, 0-9, - and _, a letter first")
+    path = KEYS / name
+    if not path.exists():
+        write(path, f"Authorization: Bearer {secrets.token_urlsafe(32)}\n")
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.touch(mode=0o600)
+    aside.write_text(text)
+    aside.rename(path)
