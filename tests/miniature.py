@@ -63,6 +63,8 @@ def dataset(folder: Path) -> dict[str, str]:
     for prefix, count in SIZES.items():
         labels = generator.integers(0, len(CLASSES), count).astype(np.uint8)
         images = np.stack([draw(generator, int(label)) for label in labels])
+        if prefix == "t10k":
+            labels[:2] = (labels[:2] + 1) % len(CLASSES)  # mislabelled: nobody scores 100 %
         header = struct.pack(">IIII", 0x803, count, 28, 28)
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
