@@ -28,7 +28,7 @@ from tasks import settings
 HERE = Path(__file__).parent
 PORT = 8391
 START_S = 120.0
-TRIAL_S, FIRST = 2.0, 100.0
+TRIAL_S = 2.0
 QUIET = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "BENTOML_DO_NOT_TRACK": "True"}
 
 
@@ -54,8 +54,7 @@ def compare(pipeline: str, folder: Path, bound_ms: float, rounds: int) -> list[d
     for turn in range(rounds):
         for peer in found:
             with running(peer):
-                first = 0.7 * rates[peer][-1]["requests_per_s"] if rates[peer] else FIRST
-                rates[peer].append(clients.highest(peer.port, peer.request, bound_ms, TRIAL_S, first))
+                rates[peer].append(clients.highest(peer.port, peer.request, bound_ms, TRIAL_S))
             print(f"  {turn + 1}/{rounds} {peer.name}: {rates[peer][-1].get('requests_per_s', 0):g}/s", flush=True)
         best = {peer.name: max(found, key=lambda each: score(each, peer.name, rates)) for peer in found}
         found = list(best.values())
@@ -109,9 +108,8 @@ def mlflow(pipeline: str, x: Any) -> Peer:
     """MLflow's own server of the registered champion."""
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{pipeline}@champion"]
     command += ["--env-manager", "local", "--host", addresses.HOST, "--port", str(PORT)]
-    return Peer(
-        "mlflow models serve", "", command, PORT, as_json("/invocations", {"inputs": {"input": x.tolist()}}), {}
-    )
+    request = as_json("/invocations", {"inputs": {"input": x.tolist()}})
+    return Peer("mlflow models serve", "", command, PORT, request, {"MLFLOW_TRACKING_URI": settings.tracking_uri()})
 
 
 def litserve(folder: Path, x: Any, wait_s: str) -> Peer:
