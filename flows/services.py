@@ -61,7 +61,7 @@ def server(replica: Replica) -> Service:
         lambda: serving.command(replica),
         f"http://{replica.http}/v2/health/live",
         (replica.http, replica.grpc, replica.metrics),
-        serving.environment,
+        serving.observing,
         serving.restrictions,
     )
 
