@@ -1,4 +1,4 @@
-"""The log of sampled answers that servers keep for drift monitoring, as infra/serving/repository/observed.py writes it."""
+"""The log of sampled answers for drift monitoring, as infra/serving/repository/observed.py writes it."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,6 @@ def read(pipeline: str) -> Iterator[dict[str, Any]]:
 
 def whole(text: bytes) -> Iterator[dict[str, Any]]:
     """Give each line that was written to its end: a killed server may leave part of one, even before another line."""
-    for line in text.splitlines():
-        start = line.rfind(b'{"time":')
-        if start >= 0 and line.endswith(b"}"):
-            yield json.loads(line[start:])
+    for line in text.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield json.loads(line[line.rindex(b'{"time":') :])

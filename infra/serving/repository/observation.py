@@ -63,17 +63,14 @@ class Counts:
 
     def __init__(self, family, classes, **labels):
         """Register all at zero."""
+        words = "Samples answered, by the probability of the best class"
         self.families = {
-            "predictions_total": family(
-                "engineworks_predictions_total", "Samples answered, by the class that was best"
-            ),
-            "bucket": family("engineworks_confidence_bucket", "Samples answered, by the probability of the best class"),
-            "sum": family("engineworks_confidence_sum", "Sum of the probabilities of the best class"),
-            "count": family("engineworks_confidence_count", "Samples answered"),
+            "predictions": family("engineworks_predictions_total", "Samples answered, by the best class"),
+            **{part: family(f"engineworks_confidence_{part}", words) for part in ("bucket", "sum", "count")},
             "dropped": family("engineworks_observed_dropped_total", "Samples that could not be written to the log"),
         }
         made = {name: each.Metric for name, each in self.families.items()}
-        self.classes = [made["predictions_total"](labels={**labels, "class": name}) for name in classes]
+        self.classes = [made["predictions"](labels={**labels, "class": name}) for name in classes]
         edges = [*(str(edge) for edge in EDGES), "+Inf"]
         self.buckets = [made["bucket"](labels={**labels, "le": edge}) for edge in edges]
         self.sum, self.count, self.dropped = (made[name](labels=labels) for name in ("sum", "count", "dropped"))
