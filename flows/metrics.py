@@ -44,7 +44,7 @@ class Seen:
         self.right[pipeline, replica], self.latency[pipeline, replica] = time.monotonic(), seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # the library keeps it in a dict
 class State:
     """What the supervisor and the receipts say, as Prometheus' library collects it."""
 
