@@ -473,3 +473,19 @@ def test_a_half_written_params_yaml_does_not_end_the_supervisor(ran: Miniature) 
     ages = total(scrape(ran), "engineworks_canary_age_seconds", "replica")
     assert max(ages.values()) < 3
     Traffic(ran).ask()
+
+
+def test_a_replica_that_is_only_busy_is_no_patient(ran: Miniature) -> None:
+    """No canary is answered within this deadline: that is load while others are answered, and an illness else."""
+    code = (
+        "from flows import addresses, metrics, replicas, supervisor; addresses.adopt()\n"
+        "supervisor.DEADLINE_S, first = 0.0001, replicas.replicas()[0]\n"
+        "print(supervisor.complaint('fashion', first, metrics.Seen()))"
+    )
+    time.sleep(0.5)
+    assert "Deadline" in python(ran, code).stdout
+    client = Traffic(ran)
+    client.start()
+    done = python(ran, code)
+    client.end()
+    assert done.stdout == "None\n" and client.errors == [], done.stdout + done.stderr
