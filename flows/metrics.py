@@ -24,7 +24,7 @@ from flows.replicas import Replica
 REPLICA_S = 0.5  # that a replica may take to answer
 CLIENT_S = 5.0  # that one who scrapes may take to ask
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Models count a histogram in parts: the Python backend of this server has counters and gauges only.
+# Models count a histogram in parts: one of the server's own would take each value by itself.
 HISTOGRAM = "engineworks_confidence"
 PARTS = {f"{HISTOGRAM}{part}" for part in ("_bucket", "_sum", "_count")}
 SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")

@@ -289,20 +289,15 @@ def test_metrics_and_log_hold_what_clients_were_answered_and_no_canary(ran: Mini
     replicas = {sample.labels["replica"] for sample in families(after)["engineworks_predictions"].samples}
     assert replicas == {"triton-0", "triton-1"}
 
-    logged = [each for each in live_log(ran) if "input" in each][-SENT * BATCH :]
-    np.testing.assert_allclose(
-        sorted(each["input"]["mean"][0] for each in logged),
-        np.sort(x.mean(axis=(2, 3, 4)).ravel()),
-        rtol=1e-4,
-        atol=1e-6,
-    )
-    by_mean = {round(each["input"]["max"][0], 4): each for each in logged}
-    for tensor, label, score in zip(x.reshape(-1, 28, 28), labels, scores, strict=True):
-        each = by_mean[round(float(f"{tensor.max():.7g}"), 4)]
-        assert each["label"] == label and each["version"] == read(ran, "live")["version"]
-        np.testing.assert_allclose(each["scores"], score, rtol=1e-5, atol=1e-7)
-        found = [each["input"][name][0] for name in ("mean", "std", "min")]
-        np.testing.assert_allclose(found, [tensor.mean(), tensor.std(), tensor.min()], rtol=1e-4, atol=1e-5)
+    logged = sorted(live_log(ran)[-SENT * BATCH :], key=lambda each: each["input"]["mean"][0])
+    flat = x.reshape(-1, 28 * 28).astype(np.float64)
+    order = np.argsort(flat.mean(axis=1))  # two replicas write as they come
+    for name in ("mean", "std", "min", "max"):
+        found = [each["input"][name][0] for each in logged]
+        np.testing.assert_allclose(found, getattr(flat, name)(axis=1)[order], rtol=1e-6)
+    assert [each["label"] for each in logged] == [labels[i] for i in order]
+    np.testing.assert_allclose([each["scores"] for each in logged], [scores[i] for i in order], rtol=1e-6)
+    assert {each["version"] for each in logged} == {read(ran, "live")["version"]}
 
 
 def test_the_page_says_what_is_live_and_how_canaries_fare(ran: Miniature) -> None:
@@ -319,7 +314,9 @@ def test_the_page_says_what_is_live_and_how_canaries_fare(ran: Miniature) -> Non
     assert total(text, "engineworks_restarts_total", "service").keys() == {("triton-0",), ("triton-1",), ("door",)}
     at = total(text, "engineworks_deploy_timestamp_seconds", "pipeline")[("fashion",)]
     assert ran.folder.stat().st_ctime - 3600 < at < time.time()
-    assert total(text, "nv_inference_request_success", "model", "replica").keys() >= {("fashion_tensor", "triton-1")}
+    assert 'nv_inference_request_success{replica="triton-1",model="fashion"' in text, (
+        "the servers' own, named as theirs"
+    )
     served = {version for (version,) in total(text, "engineworks_predictions_total", "version")}
     assert served == {str(live["version"])}, "an unloaded version's series are gone"
 

@@ -7,13 +7,15 @@ import fcntl
 import json
 import os
 import random
-import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
 
 MAX_WAITING = 10_000  # lines
+MAX_WAITING_BYTES = 64_000_000  # of samples
+CHUNK = 64  # samples whose statistics are taken at once
 
 
 class Log:
@@ -27,42 +29,46 @@ class Log:
         """Write below `folder` a share `sample` of the answers; keep: outputs, or statistics of the inputs, too."""
         self.now, self.before, self.lock = (Path(folder, f"{name}.{end}") for end in ("jsonl", "1.jsonl", "lock"))
         self.version, self.classes, self.sample, self.half, self.keep = version, classes, sample, max_bytes // 2, keep
-        self.waiting, self.dropped, self.changing = [], 0, threading.Lock()
+        self.noted, self.waiting = deque(), []  # samples, and lines
+        self.dropped = self.lost = self.told = 0
 
     def note(self, inputs, scores):
-        """Choose among samples and put their lines in the queue."""
+        """Choose among samples; a copy of the chosen waits in memory, and never much."""
         for row in range(len(scores)):
             if random.random() < self.sample:
-                line = self.line(inputs[row], scores[row])
-                with self.changing:
-                    if len(self.waiting) < MAX_WAITING:
-                        self.waiting.append(line)
-                    else:
-                        self.dropped += 1
-
-    def line(self, x, scores):
-        """Return what is kept of one sample; the statistics are those of each channel, or of a vector as a whole."""
-        best = int(scores.argmax())
-        content = {"time": round(time.time(), 3), "version": self.version, "label": self.classes[best]}
-        content |= {"confidence": digits(scores[best]), "scores": digits(scores)}
-        if self.keep == "statistics":
-            channels = x.reshape(len(x) if x.ndim > 1 else 1, -1).astype(np.float64)
-            found = {name: getattr(channels, name)(axis=1) for name in ("mean", "std", "min", "max")}
-            content["input"] = {name: digits(values) for name, values in found.items()}
-        return (json.dumps(content, separators=(",", ":")) + "\n").encode()
+                if len(self.noted) < 1 + MAX_WAITING_BYTES // inputs[row].nbytes:
+                    self.noted.append((time.time(), inputs[row].copy(), scores[row]))
+                else:
+                    self.dropped += 1
 
     def write(self):
-        """Write what waits; return how many lines were dropped since the last time."""
-        with self.changing:
-            lines, self.waiting = self.waiting, []
-            dropped, self.dropped = self.dropped, 0
+        """Write what waits, from one thread alone; return how many samples were dropped since the last time."""
+        while self.noted:
+            self.waiting += self.lines([self.noted.popleft() for _ in range(min(CHUNK, len(self.noted)))])
         try:
-            self.append(lines)
+            self.append(self.waiting)
         except OSError:
-            return dropped + len(lines)
-        with self.changing:
-            self.waiting = lines + self.waiting
-        return dropped
+            self.lost += len(self.waiting)
+            self.waiting = []
+        self.lost += len(self.waiting[MAX_WAITING:])
+        del self.waiting[MAX_WAITING:]
+        before, self.told = self.told, self.lost + self.dropped
+        return self.told - before
+
+    def lines(self, noted):
+        """Return what is kept of samples; the statistics are those of each channel, or of a vector as a whole."""
+        contents = []
+        for at, _, scores in noted:
+            best = int(scores.argmax())
+            content = {"time": round(at, 3), "version": self.version, "label": self.classes[best]}
+            contents.append(content | {"confidence": digits(scores[best]), "scores": digits(scores)})
+        if self.keep == "statistics":
+            x = np.stack([x for _, x, _ in noted])
+            channels = x.reshape(len(x), x.shape[1] if x.ndim > 2 else 1, -1).astype(np.float64)
+            found = {name: getattr(channels, name)(axis=2) for name in ("mean", "std", "min", "max")}
+            for row, content in enumerate(contents):
+                content["input"] = {name: digits(values[row]) for name, values in found.items()}
+        return [(json.dumps(content, separators=(",", ":")) + "\n").encode() for content in contents]
 
     def append(self, lines):
         """Take lines off a list and append them whole, unless another process does just now.
