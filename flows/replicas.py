@@ -1,7 +1,7 @@
 """The servers behind the door: how many there are, where each listens, and who may control them."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,15 @@ HEADER = "admin-key"  # that Triton wants the token in; over gRPC it puts a pref
 STEP = 10  # between the first ports of two replicas
 
 
+class Observe(BaseModel):
+    """What servers note of their answers to clients, for drift monitoring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sample: Annotated[float, Field(ge=0, le=1)]
+    max_mb: Annotated[float, Field(ge=0.01, le=100_000)]
+    keep: Literal["nothing", "outputs", "statistics"]
+
+
 class Knobs(BaseModel):
     """The serving section of params.yaml: what all pipelines share."""
 
@@ -20,6 +29,7 @@ class Knobs(BaseModel):
     max_body_mb: Annotated[int, Field(ge=1, le=1024)]
     max_in_flight: Annotated[int, Field(ge=1, le=100_000)]
     timeout_s: Annotated[int, Field(ge=1, le=3600)]
+    observe: Observe
 
 
 @dataclass(frozen=True)

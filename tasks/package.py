@@ -101,6 +101,8 @@ def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path,
     copy(spec, engine / "spec.json")
     copy(CODE / "backends" / f"{backend}.py", engine / "backend.py")
     copy(SERVER_CODE / "engine_model.py", engine / "model.py")
+    for name in ("observation.py", "observed.py"):
+        copy(SERVER_CODE / name, engine / name)
     named = engine / f"engine{backends.backend(backend).SUFFIX}"
     copy(engine_file, named)
     copy(passport.beside(engine_file), passport.beside(named))
