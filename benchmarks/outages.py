@@ -204,10 +204,10 @@ def victims() -> list[tuple[str, Any]]:
 
 def all_well() -> bool:
     """Tell whether every replica gives the canary's right answer."""
-    from flows import supervisor
+    from flows import metrics, supervisor
     from flows.replicas import replicas
 
-    return not any(supervisor.complaint(PIPELINE, replica) for replica in replicas())
+    return not any(supervisor.complaints(replica, metrics.Seen()) for replica in replicas())
 
 
 def spread(taken: list[float]) -> dict[str, float]:
