@@ -1,194 +1,138 @@
-"""Load on a server over gRPC, in an open or a closed loop, and what came back; it knows nothing of Prefect.
+"""Load on a server over gRPC: open-loop, as independent clients make it, and closed-loop; what came back, in numbers.
 
-The client shares cores with the server, so it is lean: messages are made beforehand, and of an answer only the status
-is looked at. That took 10 % less CPU than tritonclient's `async_infer`; asyncio takes no less, and is 1 ms late.
+Needs no Prefect.
 """
 
-import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import cycle
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-LATE_S = 0.005  # a request sent later than this behind its time: the client had no time for it
-BEHIND_S = 0.5  # later than this: it gives up
-LATE_SHARE = 0.01  # of requests; more say that the client, not the server, is the limit
-TIMEOUT_S = 10.0  # of one request
-CONNECT_S = 5.0
-MOST = 500_000  # requests of one measurement
-UNANSWERED = 1024  # requests at a time: with more there is no use in sending on
-OK = "OK"
+import numpy as np
 
+from flows.sender import NOT_SENT, Note, connected
 
-@dataclass(frozen=True)
-class Target:
-    """A server's gRPC address, the messages that are sent to it in turn, and their headers."""
-
-    address: str  # 127.0.0.1:8001
-    messages: Sequence[bytes]
-    headers: tuple[tuple[str, str], ...] = ()
+MOST, MOST_IN_FLIGHT = 1_000_000, 10_000  # requests of one load
+MOST_S = 600.0
+LATE_MS, LATE_SHARE = 2.0, 0.5  # sends that are later at their p99, and make up this share of p99, are the limit
 
 
 @dataclass(frozen=True)
 class Load:
-    """What came back. Times count from when a request was due, in ms; those of requests that failed do not count."""
+    """What came of a load. Latencies are of answers without an error, in ms, from when each request was due."""
 
-    asked_per_s: float | None  # None: a closed loop, as many as it gets
+    asked_per_s: float | None  # None in a closed loop, which asks as quickly as it is answered
+    seconds: float  # that requests were due in
     sent: int
-    answered: int
-    errors: dict[str, int]  # status: how many
-    achieved_per_s: float
-    p50_ms: float  # infinite where nothing was answered
+    answered: int  # without an error
+    errors: dict[str, int]  # by gRPC status; NOT_SENT by us
+    achieved_per_s: float  # answers without an error that came within `seconds`
+    p50_ms: float  # NaN where nothing was answered, as the two below
     p90_ms: float
     p99_ms: float
-    max_ms: float
-    growth_ms: float  # the last quarter's median less the first quarter's: a backlog that grows
-    late: float  # share of requests that were sent more than 5 ms behind their time
-    client_cores: float  # CPU seconds a second that the client itself used
-    stopped: bool  # before its time: too many requests were unanswered, or the client was far behind
-
-    @property
-    def client_is_the_limit(self) -> bool:
-        """Tell whether the client could not keep its schedule: its times then are no server's."""
-        return self.late > LATE_SHARE
+    rise_ms: float  # of the median from the first third to the last: a backlog that grows
+    late_p99_ms: float  # how long after its time a request was sent
+    client_limited: bool  # the client did not keep its schedule: latencies are its own, and the server may do better
+    client_cores: float  # CPU seconds of this process in a second
 
 
-@dataclass
-class Sender:
-    """Sends requests and notes how they went; answers come in another thread."""
+def arrivals(rate: float, seconds: float, seed: int) -> Any:
+    """Return when requests are due (s, from 0 to `seconds`): a Poisson process, the same for the same seed.
 
-    call: Any
-    messages: Iterator[bytes]
-    headers: tuple[tuple[str, str], ...]
-    sent: int = 0
-    late: int = 0
-    back: list[tuple[float, float, str]] = field(default_factory=list)  # due, until, status
-
-    def send(self, due: float, then: Callable[[], object] = bool) -> None:
-        """Send one request that was due at a time; do something once it is answered."""
-
-        def note(future: Any) -> None:
-            self.back.append((due, time.perf_counter(), future.code().name))
-            then()
-
-        self.late += time.perf_counter() - due > LATE_S
-        self.sent += 1
-        self.call.future(next(self.messages), timeout=TIMEOUT_S, metadata=self.headers).add_done_callback(note)
-
-    def unanswered(self) -> int:
-        """Return how many requests are under way."""
-        return self.sent - len(self.back)
-
-    def await_all(self) -> None:
-        """Wait for what is under way; each has its deadline."""
-        while self.unanswered():
-            time.sleep(0.001)
-
-
-def open_loop(target: Target, rate: float, seconds: float, seed: int = 0, most_unanswered: int = UNANSWERED) -> Load:
-    """Send at Poisson times for `seconds`, whatever comes back: how a server stalls is seen by all who come meanwhile.
-
-    Where more than `most_unanswered` requests wait for their answer, or the client is half a second behind, nothing
-    more is sent. `ValueError` where nobody listens, or the measurement would have no end.
+    `ValueError` where these are no number of requests or seconds that one load may have.
     """
-    if not (rate > 0 and seconds > 0 and rate * seconds <= MOST):
-        raise ValueError(f"load: {rate:g} requests/s for {seconds:g} s: at least one, and at most {MOST:,} of them")
+    if not (rate > 0 and 0 < seconds <= MOST_S and 1 <= rate * seconds <= MOST):
+        raise ValueError(
+            f"load: {rate:g} requests/s for {seconds:g} s: give 1 to {MOST:,} requests in at most {MOST_S:g} s"
+        )
+    expected = rate * seconds
+    generator = np.random.default_rng(seed)
+    times = np.cumsum(generator.exponential(1 / rate, int(expected + 6 * expected**0.5 + 10)))
+    return times[times < seconds]
 
-    def keep_schedule(sender: Sender) -> bool:
-        begun = time.perf_counter()
-        for at in arrivals(rate, seconds, seed):
+
+def open_loop(
+    address: str,
+    requests: Sequence[bytes],
+    *,
+    rate: float,
+    seconds: float,
+    seed: int,
+    timeout_s: float,
+    most_in_flight: int = MOST_IN_FLIGHT,
+    headers: Sequence[tuple[str, str]] = (),
+) -> Load:
+    """Send requests, taken in turn, when a Poisson process says so, whether answers come or not; wait for the last.
+
+    Latency counts from the time a request was due, so a server that stalls is charged for all that queues up
+    meanwhile (no coordinated omission). A request without an answer after `timeout_s` is an error, and one that finds
+    `most_in_flight` before it is not sent. Source of the method: G. Tene, "How NOT to Measure Latency" (2013).
+    """
+    due = arrivals(rate, seconds, seed)
+    with connected(address, requests, timeout_s, headers) as client:
+        begun, busy = time.perf_counter(), time.process_time()
+        for number, at in enumerate(due):
             if (early := begun + at - time.perf_counter()) > 0:
                 time.sleep(early)
-            if sender.unanswered() > most_unanswered or early < -BEHIND_S:
-                return False
-            sender.send(begun + at)
-        return True
-
-    return measured(target, keep_schedule, rate)
-
-
-def arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
-    """Yield Poisson times before the end, at least one."""
-    draw = random.Random(seed)
-    at = min(draw.expovariate(rate), 0.99 * seconds)
-    while at < seconds:
-        yield at
-        at += draw.expovariate(rate)
+            if client.in_flight() >= most_in_flight:
+                client.skip(begun + at)
+            else:
+                client.send(number, begun + at)
+        client.drain()
+        cores = (time.process_time() - busy) / (time.perf_counter() - begun)
+    return summary(client.notes, rate, begun, seconds, cores)
 
 
-def closed_loop(target: Target, in_flight: int, seconds: float) -> Load:
-    """Keep `in_flight` requests under way for `seconds`; each counts from when it was sent."""
-    if not (in_flight >= 1 and 0 < seconds <= 3600):
-        raise ValueError(f"load: {in_flight} requests in flight for {seconds:g} s: at least 1, and at most 3600 s")
-    free = threading.Semaphore(in_flight)
+def closed_loop(
+    address: str,
+    requests: Sequence[bytes],
+    *,
+    concurrency: int,
+    seconds: float,
+    timeout_s: float,
+    headers: Sequence[tuple[str, str]] = (),
+) -> Load:
+    """Keep `concurrency` requests in flight for a time: the next is sent when one is answered; wait for the last.
 
-    def take_turns(sender: Sender) -> bool:
-        end = time.perf_counter() + seconds
-        while free.acquire() and (now := time.perf_counter()) < end:
-            sender.send(now, free.release)
-        return True
-
-    return measured(target, take_turns, None)
-
-
-def measured(target: Target, work: Callable[[Sender], bool], rate: float | None) -> Load:
-    """Connect, send, wait for the answers and count up; `work` says whether it came to its end."""
-    import grpc
-
-    with grpc.insecure_channel(target.address) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
-        except grpc.FutureTimeoutError:
-            raise ValueError(f"load: nobody answers gRPC at {target.address} within {CONNECT_S:g} s") from None
-        sender = Sender(channel.unary_unary(METHOD), cycle(target.messages), target.headers)
-        begun, used = time.perf_counter(), time.process_time()
-        stopped = not work(sender)
-        sender.await_all()
-        return summary(sender, rate, begun, time.process_time() - used, stopped)
+    That shows the most a server answers; its latencies leave out the wait of those who would have asked meanwhile.
+    """
+    if concurrency < 1 or not 0 < seconds <= MOST_S:
+        raise ValueError(f"load: {concurrency} in flight for {seconds:g} s: give 1 or more, at most {MOST_S:g} s")
+    with connected(address, requests, timeout_s, headers) as client:
+        begun, busy, number = time.perf_counter(), time.process_time(), 0
+        while (now := time.perf_counter()) < begun + seconds and number < MOST:
+            if number >= concurrency:
+                client.answered.get()
+                now = time.perf_counter()
+            client.send(number, now)
+            number += 1
+        client.drain()
+        cores = (time.process_time() - busy) / (time.perf_counter() - begun)
+    return summary(client.notes, None, begun, seconds, cores)
 
 
-def summary(sender: Sender, rate: float | None, begun: float, cpu_s: float, stopped: bool) -> Load:
-    """Count up what was noted."""
-    import numpy as np
-
-    took = max(until for _, until, _ in sender.back) - begun
-    ms = np.array([1e3 * (until - due) for due, until, status in sorted(sender.back) if status == OK])
-    answered, quarter = len(ms), max(1, len(ms) // 4)
-    growth = float(np.median(ms[-quarter:]) - np.median(ms[:quarter])) if answered else 0.0
-    times = (*np.percentile(ms, [50, 90, 99]), ms.max()) if answered else [np.inf] * 4
-    p50, p90, p99, longest = (round(float(each), 3) for each in times)
+def summary(notes: list[Note], rate: float | None, begun: float, seconds: float, cores: float) -> Load:
+    """Turn what was noted of each request into the numbers of a load."""
+    due, sent, done = (np.array([note[place] for note in notes]) for place in range(3))
+    ok = np.array([note[3] == "OK" for note in notes], bool)
+    went = np.array([note[3] != NOT_SENT for note in notes], bool)
+    latency, when = 1e3 * (done - due)[ok], (due - begun)[ok]
+    p50, p90, p99 = np.percentile(latency, [50, 90, 99]) if ok.any() else [np.nan] * 3
+    first, last = latency[when < seconds / 3], latency[when > 2 * seconds / 3]
+    late = float(np.percentile(1e3 * (sent - due)[went], 99)) if went.any() else 0.0
     return Load(
         asked_per_s=rate,
-        sent=sender.sent,
-        answered=answered,
-        errors={status: n for status, n in sorted(Counter(s for *_, s in sender.back).items()) if status != OK},
-        achieved_per_s=round(answered / took, 2),
-        p50_ms=p50,
-        p90_ms=p90,
-        p99_ms=p99,
-        max_ms=longest,
-        growth_ms=round(growth, 3),
-        late=sender.late / sender.sent,
-        client_cores=round(cpu_s / took, 3),
-        stopped=stopped,
+        seconds=seconds,
+        sent=int(went.sum()),
+        answered=int(ok.sum()),
+        errors=dict(Counter(note[3] for note in notes if note[3] != "OK")),
+        achieved_per_s=int((ok & (done <= begun + seconds)).sum()) / seconds,
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p99_ms=float(p99),
+        rise_ms=float(np.median(last) - np.median(first)) if len(first) and len(last) else 0.0,
+        late_p99_ms=late,
+        client_limited=bool(late > LATE_MS and not late < LATE_SHARE * p99),
+        client_cores=cores,
     )
-
-
-def messages(model: str, name: str, samples: Sequence[bytes], batch: int = 1) -> list[bytes]:
-    """Return requests for a model, `batch` encoded samples each, as bytes; what is left over is left out."""
-    from tritonclient.grpc import service_pb2
-
-    found = []
-    for start in range(0, len(samples) - batch + 1, batch):
-        request: Any = service_pb2.ModelInferRequest(model_name=model)
-        request.inputs.add(name=name, datatype="BYTES", shape=[batch, 1])
-        parts = [len(each).to_bytes(4, "little") + each for each in samples[start : start + batch]]
-        request.raw_input_contents.append(b"".join(parts))
-        found.append(request.SerializeToString())
-    if not found:
-        raise ValueError(f"load: {len(samples)} samples make no request of {batch}")
-    return found
