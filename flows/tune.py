@@ -14,12 +14,11 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import gate, services, terminal, trial, tuned, tuning, turn
-from flows.tuning import FINE, Knobs
+from flows.tuning import COARSE, FINE, HOPELESS, LOWEST, REPEATS, Knobs
 from tasks.params import block, checked, read
 from tasks.settings import STATE
 
 REFUSED, INTERRUPTED = 3, 130
-REPEATS = 3  # measurements of each finalist's capacity
 SEARCHING = 0.55  # of the time, before the finals
 PLANNED = 3.0  # times as long as other rates the one that the plan counts on is watched
 
@@ -37,7 +36,7 @@ class Asked(BaseModel):
 
 @dataclass(frozen=True)
 class Final:
-    """What a finalist's servers bore: capacities (requests/s), and the p99 at the load that is planned with."""
+    """A finalist, and the capacities (requests/s) that were measured of it."""
 
     knobs: Knobs
     capacities: list[float]
@@ -80,7 +79,7 @@ def tune(pipeline: str, asked: dict[str, Any]) -> dict[str, Any]:
     tuned.announce(pipeline, options.p99_ms, options.minutes, now, busy)
     bench = trial.Trial(pipeline, limits, folder / "curve.csv", trial.messages(pipeline))
     found = search(bench, now, folder, begun + 60 * options.minutes * SEARCHING)
-    finals = compare(bench, finalists(found, now), folder, found)
+    finals = compare(bench, finalists(found, now), folder, found, begun + 60 * options.minutes)
     content = tuned.facts(pipeline, options.model_dump(), busy, found, finals, begun)
     chosen = finals[-1] if content["better"] else finals[0]
     if chosen.capacity():
@@ -94,19 +93,20 @@ def tune(pipeline: str, asked: dict[str, Any]) -> dict[str, Any]:
 def search(bench: trial.Trial, now: Knobs, folder: Path, until: float) -> dict[Knobs, float]:
     """Return the capacity of each combination tried, the packaged one first; one line each."""
     build = block(bench.pipeline, read())["build"]
-    start: list[float] = []
+    measured: list[float] = []
     tuned.head()
 
     def capacity(knobs: Knobs) -> float | None:
-        if start and time.monotonic() > until:
-            terminal.say("no time is left for more; see --minutes")
+        if measured and time.monotonic() > until:
+            terminal.say("no time is left to try more; see --minutes")
             return None
+        best = max(measured, default=0.0)
+        lowest = max(LOWEST, HOPELESS * best)
         with trial.served(bench.pipeline, knobs, folder, "tune") as address:
-            warm = bench.warm_up(address)
-            found = bench.capacity(address, knobs, start[0] if start else warm, "search")
-        start[:] = [found or warm]
-        tuned.line(bench, knobs, found)
-        return found
+            start = bench.warm_up(address)
+            measured.append(bench.capacity(address, knobs, best or start, "search", FINE if best else COARSE, lowest))
+        tuned.line(bench, knobs, measured[-1], lowest)
+        return measured[-1]
 
     return tuning.climb(now, capacity, os.cpu_count() or 1, int(build["max_batch"]))
 
@@ -117,8 +117,13 @@ def finalists(found: dict[Knobs, float], now: Knobs) -> list[Knobs]:
     return [now, *([max(others, key=lambda knobs: found[knobs])] if others else [])]
 
 
-def compare(bench: trial.Trial, knobs: list[Knobs], folder: Path, found: dict[Knobs, float]) -> list[Final]:
-    """Measure the finalists' capacities again, taking turns, so that a busy moment hits them alike."""
+def compare(
+    bench: trial.Trial, knobs: list[Knobs], folder: Path, found: dict[Knobs, float], until: float
+) -> list[Final]:
+    """Measure the finalists' capacities again, taking turns, so that a busy moment hits them alike.
+
+    Where time runs out there are fewer turns than `REPEATS`, one at least.
+    """
     finals = [Final(each, []) for each in knobs]
     with ExitStack() as stack:
         running = [
@@ -128,8 +133,11 @@ def compare(bench: trial.Trial, knobs: list[Knobs], folder: Path, found: dict[Kn
         for address in running:
             bench.warm_up(address)
         for turn_of in range(REPEATS):
+            if turn_of and time.monotonic() > until:
+                terminal.say("no time is left to measure again; see --minutes")
+                break
             for final, address in zip(finals, running, strict=True):
-                start = found[final.knobs]
+                start = found[final.knobs] or found[knobs[0]]
                 final.capacities.append(bench.capacity(address, final.knobs, start, f"final {turn_of + 1}", FINE))
             said = " against ".join(f"{final.capacities[-1]:,.0f}" for final in reversed(finals))
             terminal.say(terminal.fit(f"finals, turn {turn_of + 1} of {REPEATS}: {said} requests/s"))

@@ -60,12 +60,12 @@ def head() -> None:
     terminal.say(f"\n{HEAD}")
 
 
-def line(bench: Trial, knobs: Knobs, capacity: float) -> None:
-    """Print one combination's line: its capacity, and p50 and p99 at that rate."""
+def line(bench: Trial, knobs: Knobs, capacity: float, lowest: float) -> None:
+    """Print one combination's line: its capacity, or that it is below the lowest rate tried; p50 and p99 there."""
     own = [point for point in bench.points if point.knobs == knobs and point.held]
     best = max(own, key=lambda point: point.load.asked_per_s or 0, default=None)
     p50, p99 = (f"{best.load.p50_ms:.1f}", f"{best.load.p99_ms:.1f}") if best else ("-", "-")
-    rate = f"{capacity:,.0f}" if capacity else "none"
+    rate = f"{capacity:,.0f}" if capacity else f"below {lowest:,.0f}"
     cells = f"{knobs.instances:>9}{knobs.threads:>9}{knobs.max_batch_size:>7}{knobs.max_queue_delay_us:>10}"
     terminal.say(f"{cells}{rate:>12}{p50:>9}{p99:>9}")
 

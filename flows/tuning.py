@@ -9,6 +9,8 @@ from typing import Any
 LOWEST, HIGHEST = 20.0, 1e5  # requests/s that are looked at
 COARSE, FINE = 1.6, 1.25  # step of a search that starts anywhere, and of one that starts near its end
 CLOSE = 1.07  # two rates this near are one
+HOPELESS = 0.6  # of the best capacity so far: what does not bear that is not looked into
+REPEATS = 3  # measurements of a finalist's capacity, at least, to tell it from another's
 WORTH = 1.05  # how much higher a capacity has to be to be worth other knobs
 
 
@@ -66,12 +68,12 @@ def climb(now: Knobs, capacity: Callable[[Knobs], float | None], cores: int, lar
     return found
 
 
-def highest(holds: Callable[[float], bool], start: float, step: float) -> float:
-    """Return the highest rate that holds, within `CLOSE` of one that did not; 0 where not even `LOWEST` does.
+def highest(holds: Callable[[float], bool], start: float, step: float, lowest: float = LOWEST) -> float:
+    """Return the highest rate that holds, within `CLOSE` of one that did not; 0 where not even the `lowest` does.
 
     Rates are tried from `start` up or down by `step` until one holds and one does not, then between the two.
     """
-    good, bad, rate = 0.0, 0.0, min(max(start, LOWEST), HIGHEST)
+    good, bad, rate = 0.0, 0.0, min(max(start, lowest), HIGHEST)
     while not (good and bad):
         if holds(rate):
             good = rate
@@ -80,9 +82,9 @@ def highest(holds: Callable[[float], bool], start: float, step: float) -> float:
             rate = min(rate * step, HIGHEST)
         else:
             bad = rate
-            if rate == LOWEST:
+            if rate == lowest:
                 return 0.0
-            rate = max(rate / step, LOWEST)
+            rate = max(rate / step, lowest)
     while bad / good > CLOSE:
         rate = sqrt(good * bad)
         good, bad = (rate, bad) if holds(rate) else (good, rate)
@@ -94,7 +96,8 @@ def is_better(candidate: list[float], current: list[float]) -> bool:
 
     With three against three, equal servers look so one time in 20 (the exact permutation test on ranks).
     """
-    return min(candidate) > max(current) and median(candidate) > WORTH * median(current)
+    enough = min(len(candidate), len(current)) >= REPEATS
+    return enough and min(candidate) > max(current) and median(candidate) > WORTH * median(current)
 
 
 def plan(rates: list[float], capacity: float, headroom: float) -> list[dict[str, Any]]:
