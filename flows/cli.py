@@ -50,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
     back.add_argument("pipeline", nargs="?", default="fashion")
     linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
     linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
+    tune = commands.add_parser("tune", help="the knobs that serve the most requests within a p99; servers for a load")
+    tune.add_argument("pipeline", nargs="?", default="fashion")
+    tune.add_argument("--p99-ms", type=float, required=True, help="the bound, from when a request was due")
+    tune.add_argument("--requests-per-s", type=float, nargs="+", default=[100, 1000, 10_000], help="loads to plan for")
+    tune.add_argument("--seconds", type=float, default=2, help="that each rate is watched (default: 2)")
+    tune.add_argument("--minutes", type=float, default=5, help="that all of it may take, about (default: 5)")
+    tune.add_argument("--headroom", type=float, default=0.3, help="share of a server kept free (default: 0.3)")
     commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
     commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
     commands.add_parser("setup", help="make the server's own environment")
@@ -81,6 +88,11 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.status import status
 
         return status(arguments.pipeline, arguments.json)
+    if arguments.command == "tune":
+        from flows.tune import tune_pipeline
+
+        names = ("p99_ms", "requests_per_s", "seconds", "minutes", "headroom")
+        return tune_pipeline(arguments.pipeline, {name: getattr(arguments, name) for name in names})
     if arguments.command == "rollback":
         from flows.rollback import roll_back
 

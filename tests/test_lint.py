@@ -12,7 +12,7 @@ from tasks.lint import lint
 from tasks.package import package
 from tests.test_package import SPEC, choose, write_engine, write_json
 
-GOOD = {"max_batch_size": 16, "max_queue_delay_us": 0, "instances": 1}
+GOOD = {"max_batch_size": 16, "max_queue_delay_us": 0, "instances": 1, "threads": 1}
 
 
 @pytest.fixture(scope="module")

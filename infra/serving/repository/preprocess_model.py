@@ -19,15 +19,17 @@ class TritonPythonModel:
     """One instance: a DALI pipeline that preprocesses all requests of a batch at once."""
 
     def initialize(self, args):
-        """Build the pipeline for the largest batch that the server may send."""
+        """Build the pipeline for the largest batch that the server may send, with as many threads as configured."""
         self.spec = json.loads(Path(__file__).with_name("spec.json").read_text())
         self.kind = self.spec["workload"].split("/")[0]
-        self.max_batch_size = max(1, json.loads(args["model_config"])["max_batch_size"])
+        config = json.loads(args["model_config"])
+        self.max_batch_size = max(1, config["max_batch_size"])
+        self.threads = int(config["parameters"]["threads"]["string_value"])
         self.build()
 
     def build(self):
         """Make a fresh pipeline: one that failed can't be used again."""
-        self.pipeline = preprocess.serving_pipeline(self.spec, self.max_batch_size)
+        self.pipeline = preprocess.serving_pipeline(self.spec, self.max_batch_size, self.threads)
 
     def execute(self, requests):
         """Answer each request of a batch; only those with a broken sample are refused."""
