@@ -11,7 +11,7 @@ CONTROL = STATE / "triton" / "token"
 KEYS = STATE / "door" / "keys"
 FIRST = "local"  # name of the key that everybody on this machine is meant to use
 NAME = "[a-z][a-z0-9_-]{0,31}"
-LINE = r"Authorization: Bearer ([A-Za-z0-9_-]{32,128})\n?"  # each becomes a part of nginx's configuration
+LINE = r"Authorization: Bearer ([A-Za-z0-9_-]{32,64})\n?"  # each becomes a part of nginx's configuration
 
 
 def control() -> str:
