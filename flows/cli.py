@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, consoles, graph, services, terminal, tokens, turn
+from flows import addresses, consoles, door, graph, services, terminal, tokens, turn
 from tasks import budget, guard
 from tasks.mirror import without_credentials
 
@@ -57,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--seconds", type=float, default=2, help="that each rate is watched (default: 2)")
     tune.add_argument("--minutes", type=float, default=5, help="that all of it may take, about (default: 5)")
     tune.add_argument("--headroom", type=float, default=0.3, help="share of a server kept free (default: 0.3)")
+    admitted = commands.add_parser("key", help="make a client's key to the door, or drop those whose files are gone")
+    admitted.add_argument("name", help="of the client, as in app-1")
     commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
     commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
     commands.add_parser("setup", help="make the server's own environment")
@@ -97,6 +99,9 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.rollback import roll_back
 
         return roll_back(arguments.pipeline)
+    if arguments.command == "key":
+        terminal.say(f"curl -H @{door.admit(arguments.name)} ...")
+        return 0
     {"up": up, "down": down, "setup": services.install}[arguments.command]()
     return 0
 

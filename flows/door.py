@@ -1,9 +1,11 @@
 """The public door: nginx before the servers, with the rules of infra/door and this checkout's addresses and keys."""
 
+import contextlib
 import os
 import pwd
 import resource
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -98,6 +100,20 @@ def command() -> list[str]:
     write()
     program = shutil.which("nginx") if system() else str((PROGRAM / "usr/sbin/nginx").resolve())
     return [str(program), "-e", "stderr", "-p", f"{FOLDER.absolute()}/", "-c", "nginx.conf"]
+
+
+def admit(name: str) -> Path:
+    """Make a client's key, or leave the one it has, and have a running door know it; return the key's file.
+
+    The door takes the keys that are there now: that of a removed file opens it no more.
+    """
+    path = tokens.issue(name)
+    write()
+    running = FOLDER / "nginx.pid"
+    if running.exists():
+        with contextlib.suppress(ProcessLookupError):  # the door was killed: it starts with the new keys
+            os.kill(int(running.read_text()), signal.SIGHUP)
+    return path
 
 
 def write() -> None:

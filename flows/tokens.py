@@ -11,6 +11,7 @@ CONTROL = STATE / "triton" / "token"
 KEYS = STATE / "door" / "keys"
 FIRST = "local"  # name of the key that everybody on this machine is meant to use
 NAME = "[a-z][a-z0-9_-]{0,31}"
+LINE = r"Authorization: Bearer ([A-Za-z0-9_-]{32,64})\n?"  # each becomes a part of nginx's configuration
 
 
 def control() -> str:
@@ -21,10 +22,18 @@ def control() -> str:
 
 
 def keys() -> dict[str, str]:
-    """Return each client's key by its name, the first one made where there is none."""
-    if not any(KEYS.glob("*")):
+    """Return each client's key by its name, the first one made where there is none; hidden files are passed over."""
+    if not any(KEYS.glob("[!.]*")):
         issue(FIRST)
-    return {path.name: path.read_text().split()[-1] for path in sorted(KEYS.iterdir())}
+    return {path.name: key(path) for path in sorted(KEYS.glob("[!.]*"))}
+
+
+def key(path: Path) -> str:
+    """Read a client's key; `ValueError` names a file that holds none."""
+    found = re.fullmatch(LINE, path.read_text(errors="replace"))
+    if not re.fullmatch(NAME, path.name) or not found:
+        raise ValueError(f"{path}: no key of a client; remove it, and make one with: engineworks key NAME")
+    return found[1]
 
 
 def issue(name: str) -> Path:

@@ -1,6 +1,7 @@
 """package: a Triton model repository that holds the chosen engine and every line of code that the server runs."""
 
 import hashlib
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -96,7 +97,11 @@ def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path,
     """Copy the code, the facts and the engine that the server runs; each version folder is whole in itself."""
     preprocess, engine = (repository / name / VERSION for name in parts(pipeline))
     copy(spec, preprocess / "spec.json")
-    copy(CODE / "modalities" / modality(json.loads(spec.read_text())) / "preprocess.py", preprocess / "preprocess.py")
+    kind = modality(json.loads(spec.read_text()))
+    copy(CODE / "modalities" / kind / "preprocess.py", preprocess / "preprocess.py")
+    has_check = (CODE / "modalities" / kind / "check.py").exists()
+    for name in importlib.import_module(f"tasks.modalities.{kind}.check").FILES if has_check else ():
+        copy(CODE / name, preprocess / "tasks" / name)
     copy(SERVER_CODE / "preprocess_model.py", preprocess / "model.py")
     copy(spec, engine / "spec.json")
     copy(CODE / "backends" / f"{backend}.py", engine / "backend.py")

@@ -216,7 +216,7 @@ def test_where_nothing_ever_ran_all_is_told_and_nothing_written(bare: Path, caps
         ("pipelines: [", "params.yaml: line 2: "),
         ("", "params.yaml: it must hold"),
         ("a: \x00", "params.yaml: .*mend the YAML"),
-        ("backends: [onnxruntime]", "params.yaml: pipelines: missing"),
+        ("backends: [onnxruntime]", "params.yaml: serving: missing"),
     ],
 )
 def test_a_damaged_params_file_gives_a_sentence(bare: Path, text: str, sentence: str) -> None:
