@@ -48,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
     back = commands.add_parser("rollback", help="the version before answers again; a second one takes that back")
     back.add_argument("pipeline", nargs="?", default="fashion")
+    scored = commands.add_parser("score", help="answers for a folder of files, as one Parquet file; goes on if killed")
+    scored.add_argument("pipeline")
+    scored.add_argument("folder", type=Path)
+    scored.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
     linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
     commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
@@ -81,6 +85,10 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.status import status
 
         return status(arguments.pipeline, arguments.json)
+    if arguments.command == "score":
+        from flows.score import score_folder
+
+        return score_folder(arguments.pipeline, arguments.folder, arguments.out)
     if arguments.command == "rollback":
         from flows.rollback import roll_back
 
