@@ -48,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
     back = commands.add_parser("rollback", help="the version before answers again; a second one takes that back")
     back.add_argument("pipeline", nargs="?", default="fashion")
+    scored = commands.add_parser("score", help="answers for a folder of files, as one Parquet file; goes on if killed")
+    scored.add_argument("pipeline")
+    scored.add_argument("folder", type=Path)
+    scored.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
     linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
     tune = commands.add_parser("tune", help="the knobs that serve the most requests within a p99; servers for a load")
@@ -95,6 +99,10 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
         names = ("p99_ms", "requests_per_s", "seconds", "minutes", "headroom")
         return tune_pipeline(arguments.pipeline, {name: getattr(arguments, name) for name in names})
+    if arguments.command == "score":
+        from flows.score import score_folder
+
+        return score_folder(arguments.pipeline, arguments.folder, arguments.out)
     if arguments.command == "rollback":
         from flows.rollback import roll_back
 
