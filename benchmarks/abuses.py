@@ -46,7 +46,7 @@ class Line:
 
 def key(name: str) -> str:
     """Return a client's header."""
-    return (tokens.KEYS / name).read_text().strip()
+    return (tokens.folder(tokens.REALTIME) / name).read_text().strip()
 
 
 def post(path: str, body: bytes, client: str | None, *lines: str, length: int | None = None) -> bytes:

@@ -1,7 +1,8 @@
 """Many files through the door: each gets an answer, or the sentence that says why not; people who wait come first.
 
-Triton's own classes of requests (priority_levels, queue policies) are not used: in Triton 2.51 each of them makes a
-request that arrives during another wait for up to 0.5 s. So it is bulk work that holds back: few requests in flight.
+Triton's own classes of requests (priority_levels, queue policies) are not used: in Triton 2.51 each of them, and a
+max_queue_size alone, makes a request that arrives during another wait for up to 0.5 s (benchmarks/classes.py). So the
+door holds bulk work back: its class may have few requests under way.
 """
 
 import os
@@ -10,10 +11,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from flows import addresses, incoming, tokens
 from flows.replicas import knobs as serving_knobs
@@ -21,19 +21,12 @@ from tasks.command import workload_of
 from tasks.params import PARAMS, block, checked, read
 from tasks.workload import part
 
+BULK = f"{tokens.THROUGHPUT}/{tokens.BULK}"
 PATIENCE_S = 120.0  # without any answer; the supervisor replaces a server within 60 s
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before a request is sent again, twice as long each time
 HEADER_BYTES = 100_000  # of a message beside the files: names, shapes, lengths
 ITS_OWN_FAULT = "INVALID_ARGUMENT"
 HOPELESS = ("UNAUTHENTICATED", "UNIMPLEMENTED", "PERMISSION_DENIED")
-
-
-class Knobs(BaseModel):
-    """The score section of params.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    batch: Annotated[int, Field(ge=1, le=1024)]
-    in_flight: Annotated[int, Field(ge=1, le=256)]
 
 
 @dataclass(frozen=True)
@@ -48,39 +41,28 @@ class Row:
     error: str | None = None
 
 
-def knobs(pipeline: str) -> Knobs:
-    """Return the score section of a pipeline; `ValueError` names the knob that is wrong."""
-    section, where = block(pipeline, read()), f"{PARAMS}: pipelines.{pipeline}.score"
-    found: Knobs = checked(Knobs, section.get("score", {}), where)
-    most = section["package"]["max_batch_size"]
-    if found.batch > most:
-        raise ValueError(
-            f"{where}.batch: Input should be at most package.max_batch_size, which is {most}, got {found.batch}; "
-            "lower it, or raise the other"
-        )
-    return found
-
-
 @dataclass
 class Bulk:
     """A client of the door for one pipeline; to be shared by threads, of which `in_flight` may ask at a time."""
 
     pipeline: str
     folder: Path
-    given: Knobs = field(init=False)
+    in_flight: int = field(init=False)
+    batch: int = field(init=False)
 
     def __post_init__(self) -> None:
         import tritonclient.grpc as triton
 
-        section = block(self.pipeline, read())
-        self.given = knobs(self.pipeline)
+        section, knobs = block(self.pipeline, read()), serving_knobs()
+        self.in_flight = knobs.throughput.max_in_flight
+        self.batch = min(knobs.throughput.batch, section["package"]["max_batch_size"])
         self.source = part(workload_of(section), "source")
         self.input = checked(self.source.Input, section["prepare"]["input"], f"{PARAMS}: {self.pipeline}.prepare.input")
         self.kind, self.home = section["modality"], self.folder.resolve()
-        self.room = serving_knobs().max_body_mb * 2**20 - HEADER_BYTES
+        self.room = knobs.max_body_mb * 2**20 - HEADER_BYTES
         self.client = triton.InferenceServerClient(addresses.address("GRPC"))
-        self.headers = {"authorization": f"Bearer {tokens.keys()[tokens.FIRST]}"}
-        self.turns = threading.Semaphore(self.given.in_flight)
+        self.headers = {"authorization": f"Bearer {tokens.keys()[BULK]}"}
+        self.turns = threading.Semaphore(self.in_flight)
 
     def rows(self, paths: list[Path]) -> list[Row]:
         """Return one row per file, in their order; `ValueError` where no server answers for `PATIENCE_S`."""

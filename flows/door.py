@@ -41,8 +41,12 @@ http {{
 {keys}
     }}
     map "" $max_body_mb {{ default {max_body_mb}; }}
-    map "" $max_in_flight {{ default {max_in_flight}; }}
-    limit_conn in_flight {max_in_flight};
+    map $client $max_in_flight {{
+        "~^throughput/" {throughput};
+        default {realtime};
+    }}
+    limit_conn realtime {realtime};
+    limit_conn throughput {throughput};
     client_max_body_size {max_body_mb}m;
     proxy_read_timeout {timeout_s}s;
     grpc_read_timeout {timeout_s}s;
@@ -102,12 +106,12 @@ def command() -> list[str]:
     return [str(program), "-e", "stderr", "-p", f"{FOLDER.absolute()}/", "-c", "nginx.conf"]
 
 
-def admit(name: str) -> Path:
-    """Make a client's key, or leave the one it has, and have a running door know it; return the key's file.
+def admit(name: str, kind: str) -> Path:
+    """Make a client's key of a class, or leave the one it has, and have a running door know it; return the key's file.
 
     The door takes the keys that are there now: that of a removed file opens it no more.
     """
-    path = tokens.issue(name)
+    path = tokens.issue(name, kind)
     write()
     running = FOLDER / "nginx.pid"
     if running.exists():
@@ -137,7 +141,8 @@ def write() -> None:
         listen_http=f"{host}:{addresses.port('HTTP')}",
         listen_grpc=f"{host}:{addresses.port('GRPC')}",
         max_body_mb=given.max_body_mb,
-        max_in_flight=given.max_in_flight,
+        realtime=given.realtime.max_in_flight,
+        throughput=given.throughput.max_in_flight,
         timeout_s=given.timeout_s,
     )
     tokens.write(FOLDER / "nginx.conf", text)

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from flows import bulk, incoming
+from flows import incoming
 from flows.gate import knobs
 from tasks.command import check
 from tasks.document import load
@@ -74,9 +74,8 @@ def preview(pipeline: str) -> int:
     """
     stages = checked(dict[str, dict[str, Any]], load(GRAPH, "`stages`").get("stages"), f"{GRAPH}: stages")
     params = read()
-    check(pipeline, list(stages), ["deploy", "score"], params)
+    check(pipeline, list(stages), ["deploy"], params)
     knobs(pipeline)
-    bulk.knobs(pipeline)
     incoming.check(pipeline)
     return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages.values())
 

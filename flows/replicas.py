@@ -21,13 +21,27 @@ class Observe(BaseModel):
     keep: Literal["nothing", "outputs", "statistics"]
 
 
+class Class(BaseModel):
+    """What the door lets each key of a class of requests have under way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    max_in_flight: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Bulk(Class):
+    """The class of bulk work, and how many samples of it come in a request."""
+
+    batch: Annotated[int, Field(ge=1, le=1024)]
+
+
 class Knobs(BaseModel):
     """The serving section of params.yaml: what all pipelines share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     replicas: Annotated[int, Field(ge=1, le=16)]
     max_body_mb: Annotated[int, Field(ge=1, le=1024)]
-    max_in_flight: Annotated[int, Field(ge=1, le=100_000)]
+    realtime: Class
+    throughput: Bulk
     timeout_s: Annotated[int, Field(ge=1, le=3600)]
     observe: Observe
 

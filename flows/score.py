@@ -74,12 +74,12 @@ def score(pipeline: str, folder: Path, out: Path) -> State[dict[str, Any]]:
 def ask(bulk: Bulk, folder: Path, parts: Path, count: int) -> int:
     """Leave every part that is not there; return how many files that were."""
     fresh, shown, begun = 0, time.monotonic(), time.monotonic()
-    with ThreadPoolExecutor(2 * bulk.given.in_flight) as pool:  # while some wait for answers, others read and check
+    with ThreadPoolExecutor(2 * bulk.in_flight) as pool:  # while some wait for answers, others read and check
         for number, paths in enumerate(rows.cut(rows.walk(folder), PART)):
             if rows.place(parts, number).exists():
                 continue
             found: list[Row] = []
-            for some in pool.map(bulk.rows, list(rows.cut(iter(paths), bulk.given.batch))):
+            for some in pool.map(bulk.rows, list(rows.cut(iter(paths), bulk.batch))):
                 found += some
                 if time.monotonic() - shown >= terminal.PROGRESS_S:
                     shown = time.monotonic()

@@ -1,4 +1,7 @@
-"""Secrets, each in a file that only its owner reads: the clients' keys, and the token that controls the servers."""
+"""Secrets, each in a file that only its owner reads: the clients' keys, and the token that controls the servers.
+
+A key belongs to a class of requests: realtime, of those who wait for an answer, or throughput, of bulk work.
+"""
 
 import os
 import re
@@ -9,7 +12,8 @@ from tasks.settings import STATE
 
 CONTROL = STATE / "triton" / "token"
 KEYS = STATE / "door" / "keys"
-FIRST = "local"  # name of the key that everybody on this machine is meant to use
+REALTIME, THROUGHPUT = "realtime", "throughput"
+FIRST, BULK = "local", "bulk"  # names of the keys that everybody on this machine is meant to use, one a class
 NAME = "[a-z][a-z0-9_-]{0,31}"
 LINE = r"Authorization: Bearer ([A-Za-z0-9_-]{32,64})\n?"  # each becomes a part of nginx's configuration
 
@@ -22,10 +26,23 @@ def control() -> str:
 
 
 def keys() -> dict[str, str]:
-    """Return each client's key by its name, the first one made where there is none; hidden files are passed over."""
-    if not any(KEYS.glob("[!.]*")):
+    """Return each key by `class/name` of its client, the first ones made where there is none; hidden files are left out."""
+    if not any(folder(REALTIME).glob("[!.]*")):
         issue(FIRST)
-    return {path.name: key(path) for path in sorted(KEYS.glob("[!.]*"))}
+    if not any(folder(THROUGHPUT).glob("[!.]*")):
+        issue(BULK, THROUGHPUT)
+    found = [(kind, path) for kind in (REALTIME, THROUGHPUT) for path in sorted(folder(kind).glob("[!.]*"))]
+    return {f"{kind}/{path.name}": key(path) for kind, path in found}
+
+
+def folder(kind: str) -> Path:
+    """Return where the keys of a class lie."""
+    return KEYS / kind
+
+
+def own(kind: str = REALTIME) -> Path:
+    """Return the file of the key of this machine's own clients."""
+    return folder(kind) / {REALTIME: FIRST, THROUGHPUT: BULK}[kind]
 
 
 def key(path: Path) -> str:
@@ -36,11 +53,11 @@ def key(path: Path) -> str:
     return found[1]
 
 
-def issue(name: str) -> Path:
+def issue(name: str, kind: str = REALTIME) -> Path:
     """Make a client's key, or leave the one it has; return the file, the header line that curl sends with -H @FILE."""
     if not re.fullmatch(NAME, name):
         raise ValueError(f"key: '{name}' is no name: 1 to 32 of a-z, 0-9, - and _, a letter first")
-    path = KEYS / name
+    path = folder(kind) / name
     if not path.exists():
         write(path, f"Authorization: Bearer {secrets.token_urlsafe(32)}\n")
     return path

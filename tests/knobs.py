@@ -7,7 +7,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from flows.bulk import Knobs as Bulk
 from flows.gate import Knobs
 from flows.replicas import Knobs as Serving
 from tasks import workload
@@ -32,8 +31,6 @@ def hint(path: Path) -> Any:
         return inside(kinds[str(rest[1])], rest[2:]) if rest[1:] else group(kinds)
     if stage == "deploy":
         return inside(Knobs, rest)
-    if stage == "score":
-        return inside(Bulk, rest)
     hints = get_type_hints(function_of(str(stage)), include_extras=True)
     typed = {name: mark for name, kind in hints.items() for mark in marks(kind) if isinstance(mark, Typed)}
     hints |= {name: getattr(workload.part(WORKLOAD, mark.part), mark.name) for name, mark in typed.items()}

@@ -298,16 +298,14 @@ def pipeline_name(text: str, rng: random.Random) -> dict[str, Any]:
 
 def beyond_another(text: str, rng: random.Random) -> dict[str, Any]:
     block = get(yaml.safe_load(text), BLOCK)
-    built, largest, batches, calibrated = (
+    built, batches, calibrated = (
         block["build"]["max_batch"],
-        block["package"]["max_batch_size"],
         block["measure"]["batches"],
         block["prepare"]["calibration"],
     )
     return rng.choice(
         [
             lambda: put(text, (*BLOCK, "package", "max_batch_size"), rng.randrange(built + 1, 1025)),
-            lambda: put(text, (*BLOCK, "score", "batch"), rng.randrange(largest + 1, 1025)),
             lambda: put(text, (*BLOCK, "build", "max_batch"), rng.randrange(1, max(batches)), value=max(batches)),
             lambda: put(
                 text,

@@ -105,8 +105,6 @@ def at_odds(block: dict[str, Any], backends: list[str]) -> str | None:
     built = block["build"]["max_batch"]
     if max(*block["measure"]["batches"], block["package"]["max_batch_size"]) > built:
         return f"batches beyond {built}"
-    if block["score"]["batch"] > block["package"]["max_batch_size"]:
-        return "more samples a request of score than the server takes"
     if block["quantize"]["min_calibration"] > block["prepare"]["calibration"]:
         return "more calibration samples asked for than set aside"
     lacking = {"tensorrt", "tensorrt_rtx"} & set(backends) - set(block["build"]["options"])

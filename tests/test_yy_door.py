@@ -178,7 +178,7 @@ def test_a_key_is_asked_for(unharmed: Miniature) -> None:
 
 
 def test_no_secret_is_on_a_command_line_and_files_are_private(ran: Miniature) -> None:
-    keys = [path for path in (ran.folder / ".state/door/keys").iterdir()]
+    keys = [path for path in (ran.folder / ".state/door/keys").glob("*/*")]
     files = [*keys, ran.folder / ".state/triton/token", ran.folder / ".state/door/nginx.conf"]
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
     secrets = [path.read_text().split()[-1] for path in files[:-1]]

@@ -168,7 +168,7 @@ def test_the_limits_of_envoy_are_those_of_params_yaml() -> None:
     for route in (each["route"] for number in (0, 1) for each in routes(number) if "route" in each):
         assert route["timeout"] == f"{SERVING['timeout_s']}s"
     for cluster in ENVOY["static_resources"]["clusters"]:
-        assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] == SERVING["max_in_flight"]
+        assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] == SERVING["realtime"]["max_in_flight"]
     assert f"over the {SERVING['max_body_mb']} MB" in json.dumps(ENVOY)
 
 
@@ -191,7 +191,7 @@ def test_the_ingress_is_as_narrow_as_envoy() -> None:
         }
         assert given["proxy-body-size"] == f"{SERVING['max_body_mb']}m"
         assert given["proxy-read-timeout"] == str(SERVING["timeout_s"])
-        assert given["limit-connections"] == str(SERVING["max_in_flight"])
+        assert given["limit-connections"] == str(SERVING["realtime"]["max_in_flight"])
         found = {each["path"].removesuffix("$") for each in every["Ingress", name]["spec"]["rules"][0]["http"]["paths"]}
         assert found == paths(listener)
     ports = {each["name"]: each["targetPort"] for each in every["Service", "door"]["spec"]["ports"]}

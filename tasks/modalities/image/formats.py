@@ -45,7 +45,7 @@ def decode(data: bytes, channels: int) -> Any:
 
 @contextmanager
 def judged(data: bytes) -> Iterator[Any]:
-    """Give a file as Pillow opens it, its header judged; `ValueError` for what is wrong there or while the body reads."""
+    """Give a file as Pillow opens it, its header judged; `ValueError` says what is wrong, there or in the body."""
     from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():
