@@ -26,7 +26,7 @@ def control() -> str:
 
 
 def keys() -> dict[str, str]:
-    """Return each key by `class/name` of its client, the first ones made where there is none; hidden files are left out."""
+    """Return each key by `class/name` of its client, the first ones made where there is none, hidden files left out."""
     if not any(folder(REALTIME).glob("[!.]*")):
         issue(FIRST)
     if not any(folder(THROUGHPUT).glob("[!.]*")):
