@@ -101,14 +101,20 @@ def test_each_file_gets_one_row_and_a_kill_costs_one_part(
 
 
 def test_what_can_not_be_scored_is_said_before_any_work(ran: Miniature, folder: Path, tmp_path: Path) -> None:
-    for words, said in (
-        (f"{tmp_path}/nowhere --out {tmp_path}/a.parquet", "no such folder"),
-        (f"{folder} --out {tmp_path}/a.csv", "name it like answers.parquet"),
-        (f"{folder} --out {folder}/a.parquet", "put it elsewhere"),
-    ):
-        done = ran.shell(f"python -m flows.cli score fashion {words}")
-        assert done.returncode == 1 and said in " ".join(done.stdout.split()), done.stdout
+    done = ran.shell(f"python -m flows.cli score fashion {folder} --out {folder}/a.parquet")
+    assert done.returncode == 1 and "put it elsewhere" in " ".join(done.stdout.split()), done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bulk"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "out", "said"),
+    [("nowhere", "a.parquet", "no such folder"), (".", "../a.csv", "name it like answers.parquet")],
+)
+def test_a_place_that_does_not_do_is_named(tmp_path: Path, folder: str, out: str, said: str) -> None:
+    from flows.score import check
+
+    with pytest.raises(ValueError, match=said):
+        check("fashion", tmp_path / folder, tmp_path / out)
 
 
 def test_the_door_holds_bulk_work_back_and_refuses_more_than_its_share(ran: Miniature) -> None:
