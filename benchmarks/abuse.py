@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path.cwd()))
 
 from benchmarks import abuses  # noqa: E402
-from flows import addresses, door  # noqa: E402
+from flows import addresses, door, tokens  # noqa: E402
 from tasks import target  # noqa: E402
 
 RATE, PHASE_S, PAUSE_S, BOUND = 50, 5.0, 0.5, 2.0
@@ -34,7 +34,7 @@ STEADY, ABUSER = "steady", "abuser"
 def main(rounds: int) -> None:
     """Run every abuse in turn, after a stretch without one, and write what the steady client saw."""
     for name in (STEADY, ABUSER):
-        door.admit(name)
+        door.admit(name, tokens.REALTIME)
     time.sleep(1)
     seen: dict[str, dict[str, list[list[float]]]] = {}
     counts: dict[str, list[dict[str, int]]] = {}
