@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := 0.13.9
 DOWNLOAD := 1.3 GB
 
-.PHONY: run test up down setup lock lint gpu-check bench-engines
+.PHONY: run test up down setup lock lint gpu-check bench-engines bench-abuse bench-serving
 run: .venv/ready ## data -> trained -> optimised -> deployed
 	@$(BIN)/python -m flows.cli run $(PIPELINE)
 
@@ -41,3 +41,10 @@ lint: .venv/ready
 
 bench-engines: .venv/ready ## every engine on one network, beside eager torch and the CPU's limit
 	@$(BIN)/python benchmarks/engines.py
+
+bench-abuse: .venv/ready ## what others notice while somebody abuses the door; wants a `make run` before
+	@$(BIN)/python benchmarks/abuse.py
+
+bench-serving: .venv/ready ## what serving costs and holds, beside other servers; wants a `make run` before
+	@$(BIN)/python -m flows.cli up
+	@$(BIN)/python benchmarks/serving.py

@@ -107,7 +107,7 @@ def load() -> None:
     from benchmarks import clients, peers
     from flows import addresses, tokens
 
-    key, ending = tokens.keys()[tokens.FIRST], threading.Event()
+    key, ending = tokens.key(tokens.own()), threading.Event()
     x = np.zeros((1, 1, 28, 28), np.float32)
     rpc = clients.Tally()
     threads = [

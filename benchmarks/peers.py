@@ -85,7 +85,7 @@ def peers(pipeline: str, folder: Path, bound_ms: float) -> list[Peer]:
     """Return every server in every setting, ours first."""
     shape = json.loads((folder / "spec.json").read_text())["shape"]
     x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
-    key, path = tokens.keys()[tokens.FIRST], f"/v2/models/{pipeline}_tensor/infer"
+    key, path = tokens.key(tokens.own()), f"/v2/models/{pipeline}_tensor/infer"
     own = clients.post(path, *binary(x, key))
     found = [
         Peer("Engineworks, through its door", "two replicas", [], addresses.port("HTTP"), own, {}),

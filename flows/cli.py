@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, consoles, graph, services, terminal, tokens, turn
+from flows import addresses, consoles, door, graph, services, terminal, tokens, turn
+from flows.arguments import parser
 from tasks import budget, guard
 from tasks.mirror import without_credentials
 
@@ -27,33 +28,6 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         terminal.say(f"error: {guard.sentence(error)}")
         return 1
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the commands and what they take."""
-    root = argparse.ArgumentParser(prog="engineworks", description="Labelled images to a served, optimised network.")
-    commands = root.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="bring a pipeline up to date and deploy it; starts what is not up")
-    run.add_argument("pipeline", nargs="?", default="fashion")
-    status = commands.add_parser("status", help="what the next run will do, and why")
-    status.add_argument("pipeline", nargs="?", default="fashion")
-    doctor = commands.add_parser("doctor", help="what this machine and this checkout are fit for")
-    explain = commands.add_parser("explain", help="where a version comes from: data, knobs, engine, verdicts, deploy")
-    explain.add_argument("model", help="as in fashion@champion or fashion/3")
-    check = commands.add_parser("check", help="whether this machine, or another, can load an engine")
-    check.add_argument("engine", type=Path, help="a file of the build stage, or a folder of them")
-    check.add_argument("--on", type=Path, metavar="TARGET.json", help="the other machine: its `engineworks target`")
-    for each in (status, doctor, explain, check):
-        each.add_argument("--json", action="store_true", help="for programs")
-    commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
-    back = commands.add_parser("rollback", help="the version before answers again; a second one takes that back")
-    back.add_argument("pipeline", nargs="?", default="fashion")
-    linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
-    linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
-    commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
-    commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
-    commands.add_parser("setup", help="make the server's own environment")
-    return root
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
@@ -81,10 +55,22 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.status import status
 
         return status(arguments.pipeline, arguments.json)
+    if arguments.command == "tune":
+        from flows.tune import tune_pipeline
+
+        names = ("p99_ms", "requests_per_s", "seconds", "minutes", "headroom")
+        return tune_pipeline(arguments.pipeline, {name: getattr(arguments, name) for name in names})
+    if arguments.command == "score":
+        from flows.score import score_folder
+
+        return score_folder(arguments.pipeline, arguments.folder, arguments.out)
     if arguments.command == "rollback":
         from flows.rollback import roll_back
 
         return roll_back(arguments.pipeline)
+    if arguments.command == "key":
+        terminal.say(f"curl -H @{door.admit(arguments.name, arguments.kind)} ...")
+        return 0
     {"up": up, "down": down, "setup": services.install}[arguments.command]()
     return 0
 
@@ -156,7 +142,7 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     sample, kind = example(pipeline)
     terminal.say(f"\nTry it ({kind} to class):")
     terminal.say(f"  sh infra/serving/request.sh {sample} {kind} |")
-    terminal.say(f"    curl -s --data-binary @- -H @{tokens.KEYS / tokens.FIRST} \\")
+    terminal.say(f"    curl -s --data-binary @- -H @{tokens.own()} \\")
     terminal.say("    -H Inference-Header-Content-Length:256 \\")
     terminal.say(f"    {receipt['url'].removeprefix('http://')}")
     return 0

@@ -1,9 +1,11 @@
 """The public door: nginx before the servers, with the rules of infra/door and this checkout's addresses and keys."""
 
+import contextlib
 import os
 import pwd
 import resource
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -39,8 +41,12 @@ http {{
 {keys}
     }}
     map "" $max_body_mb {{ default {max_body_mb}; }}
-    map "" $max_in_flight {{ default {max_in_flight}; }}
-    limit_conn in_flight {max_in_flight};
+    map $client $max_in_flight {{
+        "~^throughput/" {throughput};
+        default {realtime};
+    }}
+    limit_conn realtime {realtime};
+    limit_conn throughput {throughput};
     client_max_body_size {max_body_mb}m;
     proxy_read_timeout {timeout_s}s;
     grpc_read_timeout {timeout_s}s;
@@ -100,6 +106,20 @@ def command() -> list[str]:
     return [str(program), "-e", "stderr", "-p", f"{FOLDER.absolute()}/", "-c", "nginx.conf"]
 
 
+def admit(name: str, kind: str) -> Path:
+    """Make a client's key of a class, or leave the one it has, and have a running door know it; return the key's file.
+
+    The door takes the keys that are there now: that of a removed file opens it no more.
+    """
+    path = tokens.issue(name, kind)
+    write()
+    running = FOLDER / "nginx.pid"
+    if running.exists():
+        with contextlib.suppress(ProcessLookupError):  # the door was killed: it starts with the new keys
+            os.kill(int(running.read_text()), signal.SIGHUP)
+    return path
+
+
 def write() -> None:
     """Write the configuration: where the door listens, the servers behind it, the keys, the limits."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -121,7 +141,8 @@ def write() -> None:
         listen_http=f"{host}:{addresses.port('HTTP')}",
         listen_grpc=f"{host}:{addresses.port('GRPC')}",
         max_body_mb=given.max_body_mb,
-        max_in_flight=given.max_in_flight,
+        realtime=given.realtime.max_in_flight,
+        throughput=given.throughput.max_in_flight,
         timeout_s=given.timeout_s,
     )
     tokens.write(FOLDER / "nginx.conf", text)

@@ -1,6 +1,7 @@
 """The live servers, asked over gRPC: load models, classify samples."""
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from flows.replicas import replicas
+from flows.replicas import Replica, replicas
 from flows.repository import names
 
 LOAD_TIMEOUT_S = 120.0  # a load that can't end hangs for good, and so do all loads after it
 ANSWER_TIMEOUT_S = 30.0
+UP_S = 30.0  # that a replica which is down when a deploy begins may take to come up
 BATCH = 50
 IN_FLIGHT = 3
+OURS = "canary"  # id of our own requests, which models do not count among their clients'
 
 Answer = tuple[list[str], Any]  # class names, and scores as float32 [samples, classes]
 
@@ -34,10 +37,14 @@ class Served:
         """Classify encoded samples, at most as many as the server takes at once; `name` is that of the input."""
         asked, models = of_bytes(samples, name), self.models()
         for model in models[:-1]:
-            array = self.client.infer(model, [asked], client_timeout=ANSWER_TIMEOUT_S).as_numpy("input")
+            array = self.infer(model, asked).as_numpy("input")
             asked = triton.InferInput("input", array.shape, "FP32").set_data_from_numpy(array)
-        result = self.client.infer(models[-1], [asked], client_timeout=ANSWER_TIMEOUT_S)
+        result = self.infer(models[-1], asked)
         return [name.decode() for name in result.as_numpy("label").ravel()], result.as_numpy("scores")
+
+    def infer(self, model: str, asked: Any) -> Any:
+        """Ask a model."""
+        return self.client.infer(model, [asked], request_id=OURS, client_timeout=ANSWER_TIMEOUT_S)
 
     def classify_all(self, samples: Iterable[bytes]) -> Answer:
         """Classify any number of samples, in order, a few batches in flight."""
@@ -54,18 +61,27 @@ class Served:
 
 @contextlib.contextmanager
 def fleet() -> Iterator[list[Any]]:
-    """Give a client of each replica, the first first; `ValueError` where one does not answer."""
+    """Give a client of each replica, the first first; `ValueError` where one is not up in the time to be replaced."""
+    deadline = time.monotonic() + UP_S
     with contextlib.ExitStack() as stack:
         clients = []
         for replica in replicas():
-            client = stack.enter_context(replica.client())
-            try:
-                client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
-            except InferenceServerException as error:
+            clients.append(stack.enter_context(replica.client()))
+            await_answer(clients[-1], replica, deadline)
+        yield clients
+
+
+def await_answer(client: Any, replica: Replica, deadline: float) -> None:
+    """Return once a replica answers; the supervisor may have started it just now. `ValueError` at the deadline."""
+    while True:
+        try:
+            client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
+            return
+        except InferenceServerException as error:
+            if time.monotonic() > deadline:
                 remedy = "start it with: make up; where it was up, the supervisor is at it, try again"
                 raise ValueError(f"{replica.name} does not answer at {replica.grpc}; {remedy}") from error
-            clients.append(client)
-        yield clients
+        time.sleep(0.2)
 
 
 def load(client: Any, model: str) -> None:

@@ -3,7 +3,10 @@
 import time
 from typing import Any
 
+from tritonclient.utils import InferenceServerException
+
 from flows import journal, live, receipt, repository
+from flows.terminal import say
 
 
 def settle(clients: list[Any], pipeline: str, version: int, previous: int, grace_s: float) -> None:
@@ -13,6 +16,14 @@ def settle(clients: list[Any], pipeline: str, version: int, previous: int, grace
         unload(clients, pipeline, previous)
     retire(clients, pipeline, repository.versions(pipeline) - {previous, version})
     journal.close(pipeline)
+
+
+def conclude(clients: list[Any], pipeline: str, version: int, previous: int, grace_s: float) -> None:
+    """Settle a deploy whose receipt is written: where a replica dies now, the supervisor ends it."""
+    try:
+        settle(clients, pipeline, version, previous, grace_s)
+    except InferenceServerException as error:
+        say(f"version {version} of {pipeline} is live; a replica is not up ({error.message()}): it follows by itself")
 
 
 def restore(clients: list[Any], pipeline: str, before: repository.Files, version: int, known: bool = False) -> None:
@@ -42,10 +53,7 @@ def recover(clients: list[Any], pipeline: str) -> str | None:
         return None
     left = receipt.read(pipeline)
     if left is not None and left["version"] == begun["version"]:
-        retire(
-            clients, pipeline, repository.versions(pipeline) - {begun["version"], receipt.previous_version(pipeline)}
-        )
-        journal.close(pipeline)
+        settle(clients, pipeline, begun["version"], receipt.previous_version(pipeline), 0)
         return f"finished a deploy of {pipeline} that was killed: version {begun['version']} is live"
     restore(clients, pipeline, begun["before"], begun["version"], begun["known"])
     return f"undid a deploy of {pipeline} that was killed: version {repository.live_version(pipeline)} serves on"

@@ -1,7 +1,7 @@
 """The servers behind the door: how many there are, where each listens, and who may control them."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,14 +12,38 @@ HEADER = "admin-key"  # that Triton wants the token in; over gRPC it puts a pref
 STEP = 10  # between the first ports of two replicas
 
 
+class Observe(BaseModel):
+    """What servers note of their answers to clients, for drift monitoring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sample: Annotated[float, Field(ge=0, le=1)]
+    max_mb: Annotated[float, Field(ge=0.01, le=100_000)]
+    keep: Literal["nothing", "outputs", "statistics"]
+
+
+class Class(BaseModel):
+    """What the door lets each key of a class of requests have under way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    max_in_flight: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Bulk(Class):
+    """The class of bulk work, and how many samples of it come in a request."""
+
+    batch: Annotated[int, Field(ge=1, le=1024)]
+
+
 class Knobs(BaseModel):
     """The serving section of params.yaml: what all pipelines share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     replicas: Annotated[int, Field(ge=1, le=16)]
     max_body_mb: Annotated[int, Field(ge=1, le=1024)]
-    max_in_flight: Annotated[int, Field(ge=1, le=100_000)]
+    realtime: Class
+    throughput: Bulk
     timeout_s: Annotated[int, Field(ge=1, le=3600)]
+    observe: Observe
 
 
 @dataclass(frozen=True)

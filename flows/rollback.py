@@ -9,7 +9,7 @@ from prefect.states import Completed, State
 
 from flows import journal, live, promotion, receipt, repository, services, terminal
 from flows.locking import HEALING_S, alone
-from flows.recovery import recover, restore, unload
+from flows.recovery import conclude, recover, restore
 from flows.refusal import Refused
 from flows.serving import MODELS
 from tasks import atomic
@@ -72,8 +72,7 @@ def go_back(pipeline: str) -> dict[str, Any]:
             restore(clients, pipeline, configurations, version, known=True)
             raise
         swap(pipeline, now, before, configurations)
-        unload(clients, pipeline, int(now["version"]))
-        journal.close(pipeline)
+        conclude(clients, pipeline, version, int(now["version"]), 0)
     from tasks.record import promote
 
     promote(pipeline, before["receipt"])

@@ -22,20 +22,20 @@ CALLS = 100  # at batch 1, for the latency
 
 
 @contextlib.contextmanager
-def sandbox(repository: Path, pipeline: str) -> Iterator[live.Served]:
-    """Serve a packaged repository alone, on a free port, and end that server whatever happens.
+def sandbox(repository: Path, pipeline: str, port: int = 0, name: str = "sandbox") -> Iterator[live.Served]:
+    """Serve a packaged repository alone, on this port or else a free one, and end that server whatever happens.
 
     `ValueError` with the server's last words where it does not come up, or not within its time.
     """
     import psutil
 
-    port = free_port()
+    port = port or free_port()
     LOGS.mkdir(parents=True, exist_ok=True)
-    log = LOGS / "sandbox.log"
+    log = LOGS / f"{name}.log"
     with log.open("wb") as words:
         child = hidden.start(serving.alone(repository, port), serving.restrictions(), serving.environment(), words)
     try:
-        client = Replica("sandbox", "", f"{HOST}:{port}", "").client()
+        client = Replica(name, "", f"{HOST}:{port}", "").client()
         await_ready(client, child, log, pipeline)
         yield live.Served(client, pipeline)
     finally:

@@ -41,13 +41,14 @@ class Service:
 def known() -> list[Service]:
     """Return the services in the order of their start; those that the caller already has are left out."""
     inherited = addresses.inherited()
-    prefect, mlflow, public = (f"http://{addresses.address(name)}" for name in ("PREFECT", "MLFLOW", "HTTP"))
+    names = ("PREFECT", "MLFLOW", "HTTP", "METRICS")
+    prefect, mlflow, public, metrics = (f"http://{addresses.address(name)}" for name in names)
     every = [
         Service("prefect", consoles.prefect, f"{prefect}/api/health", ("PREFECT",)),
         Service("mlflow", consoles.mlflow, f"{mlflow}/health", ("MLFLOW",), consoles.mlflow_environment),
         *(server(replica) for replica in replicas()),
         Service("door", door.command, f"{public}/v2/health/live", ("HTTP", "GRPC")),
-        Service("supervisor", lambda: [sys.executable, "-m", "flows.supervisor"], ""),
+        Service("supervisor", lambda: [sys.executable, "-m", "flows.supervisor"], f"{metrics}/metrics", ("METRICS",)),
         Service("schedule", lambda: [sys.executable, "-m", "flows.schedule"], ""),
     ]
     theirs = {"PREFECT_API_URL": "prefect", "MLFLOW_TRACKING_URI": "mlflow"}
@@ -61,7 +62,7 @@ def server(replica: Replica) -> Service:
         lambda: serving.command(replica),
         f"http://{replica.http}/v2/health/live",
         (replica.http, replica.grpc, replica.metrics),
-        serving.environment,
+        serving.observing,
         serving.restrictions,
     )
 

@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 from flows import addresses, tokens
-from flows.replicas import HEADER, Replica
+from flows.replicas import HEADER, Replica, knobs
 from tasks import backends
 from tasks.settings import STATE
 
@@ -124,7 +124,8 @@ def command(replica: Replica) -> list[str]:
 
     Its paths are relative: the server hands them to a shell unquoted, and the checkout's own may hold a space.
     """
-    MODELS.mkdir(parents=True, exist_ok=True)
+    for folder in (MODELS, OBSERVED):
+        folder.mkdir(parents=True, exist_ok=True)
     listen = []
     for service, address in (("http", replica.http), ("grpc", replica.grpc), ("metrics", replica.metrics)):
         host, _, port = address.rpartition(":")
@@ -175,11 +176,21 @@ def deployed() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the server's environment: ours, where its libraries lie, and first on PATH the Python of its models."""
+    """Return a server's environment: ours, where its libraries lie, and first on PATH the Python of its models."""
     folders = [(SERVING / "triton" / "nvidia_pytriton.libs").resolve(), libpython_folder()]
     libraries = [str(folder) for folder in folders if folder] + os.environ.get("LD_LIBRARY_PATH", "").split(":")
     return os.environ | {
-        "ENGINEWORKS_OBSERVED": str(OBSERVED.absolute()),
         "PATH": f"{(ENVIRONMENT / 'bin').absolute()}:{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+    }
+
+
+def observing() -> dict[str, str]:
+    """Return the environment of a server that clients ask: its models note, as far as the knobs let them.
+
+    The folder is relative: the server's Python knows ASCII paths only.
+    """
+    return environment() | {
+        "ENGINEWORKS_OBSERVED": str(OBSERVED),
+        "ENGINEWORKS_OBSERVE": knobs().observe.model_dump_json(),
     }

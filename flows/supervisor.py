@@ -5,100 +5,87 @@ python -m flows.supervisor
 
 import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import psutil
 from tritonclient.utils import InferenceServerException
 
-from flows import addresses, journal, live, receipt, repository, services
+from flows import addresses, journal, live, metrics, receipt, repository, services
 from flows.locking import Busy, alone
+from flows.patient import DEADLINE_S, Patient, listening
 from flows.recovery import recover
 from flows.replicas import Replica, replicas
 from tasks.package import public
 
-PERIOD_S, DEADLINE_S = 1.0, 5.0  # between two canaries; for one to answer
-START_S, LOAD_S = 45.0, 15.0  # that a server may take to come up; a model to load
-BACK_OFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # before the first, second, ... attempt in a row
-CANARY = "canary"  # id of our own requests
-
-
-@dataclass
-class Patient:
-    """A server, and how it has been."""
-
-    name: str
-    attempts: int = 0  # to heal it, in a row
-    not_before: float = 0.0  # the next one
-    was_well: float = 0.0  # the start of the process that last answered right
-
-    def is_well(self) -> None:
-        """Note a right answer."""
-        self.attempts, self.was_well = 0, started(self.name)
-
-    def is_due(self) -> bool:
-        """Tell whether it may be treated now; if so, the next time is later each time."""
-        now = time.monotonic()
-        if self.attempts and now < self.not_before:
-            return False
-        self.attempts += 1
-        self.not_before = now + BACK_OFF_S[min(self.attempts, len(BACK_OFF_S) - 1)]
-        return True
-
-    def is_coming_up(self, replica: Replica) -> bool:
-        """Tell whether its process is new and still may be silent."""
-        begun = started(self.name)
-        return begun != self.was_well and time.time() - begun < START_S and not listening(replica)
+PERIOD_S = 1.0  # between two canaries
+LOAD_S = 15.0  # that a model may take to load
 
 
 def main() -> None:
-    """Watch until stopped."""
+    """Watch until stopped, and say on the metrics port what is seen.
+
+    What is wrong with one thing is said once, and never keeps the others from their care: params.yaml may be half
+    written just now.
+    """
     addresses.adopt()
-    patients = [(replica, Patient(replica.name)) for replica in replicas()]
-    door = Patient("door")
+    every, seen, said = replicas(), metrics.Seen(), dict[str, str]()
+    metrics.serve(seen, every)
+    care: dict[str, Callable[[], None]] = {"deploys": end_killed_deploys}
+    care |= {each.name: partial(attend, each, Patient(each.name), seen) for each in every}
+    care["door"] = partial(tend_door, Patient("door"), seen)
     while True:
         time.sleep(PERIOD_S)
-        end_killed_deploys()
-        for replica, patient in patients:
-            attend(replica, patient)
-        tend_door(door)
+        for name, look in care.items():
+            wrong = trouble(look)
+            if wrong and said.get(name) != wrong:
+                say(f"{name}: {wrong}")
+            said[name] = wrong
 
 
-def attend(replica: Replica, patient: Patient) -> None:
+def trouble(look: Callable[[], None]) -> str:
+    """Look after something; say what kept us from it, empty where nothing did, or a deploy: it proves what it loads."""
+    try:
+        look()
+    except Busy:
+        pass
+    except (ValueError, OSError, InferenceServerException) as error:
+        return f"not healed yet: {error}"
+    return ""
+
+
+def attend(replica: Replica, patient: Patient, seen: metrics.Seen) -> None:
     """Ask a replica for an answer of each live pipeline; where one is missing or wrong, heal it once it is due."""
-    sick = {name: why for name in receipt.pipelines() if (why := complaint(name, replica))}
+    sick = complaints(replica, seen)
     if not sick:
         patient.is_well()
-        return
-    if patient.is_coming_up(replica) or not patient.is_due():
-        return
-    try:
+    elif not patient.is_coming_up(replica) and patient.is_due():
         with alone():
-            heal(replica, sick)
-    except Busy:
-        return  # a deploy proves what it loads
-    except (ValueError, InferenceServerException) as error:
-        say(f"{replica.name}: not healed yet: {error}")
+            patient.is_treated()
+            heal(replica, sick, seen)
+
+
+def complaints(replica: Replica, seen: metrics.Seen) -> dict[str, str]:
+    """Return what is wrong with each live pipeline on a replica; one that hangs is not asked for each."""
+    if not listening(replica):
+        return dict.fromkeys(receipt.pipelines() or ["nothing live yet"], "no answer")
+    return {name: why for name in receipt.pipelines() if (why := complaint(name, replica, seen))}
 
 
 def end_killed_deploys() -> None:
     """Undo or finish what a killed deploy began; one that is under way holds the lock."""
-    if not journal.pending() or not all(map(listening, replicas())):
-        return
-    try:
+    if journal.pending() and all(map(listening, replicas())):
         with alone(), live.fleet() as clients:
             for pipeline in journal.pending():
                 say(recover(clients, pipeline) or f"{pipeline}: its deploy has ended")
-    except Busy:
-        return
-    except (ValueError, InferenceServerException) as error:
-        say(f"a deploy is not ended yet: {error}")
 
 
-def complaint(pipeline: str, replica: Replica) -> str | None:
+def complaint(pipeline: str, replica: Replica, seen: metrics.Seen) -> str | None:
     """Send the canary, a golden sample, through all of a pipeline; say what is wrong, None where nothing is.
 
-    A health address tells nothing: it answers 200 while every inference fails.
+    A health address tells nothing: it answers 200 while every inference fails. One that is only busy is left to its
+    work: replaced, it would leave all of it to the others.
     """
     found = receipt.canary(pipeline)
     if found is None:
@@ -108,29 +95,31 @@ def complaint(pipeline: str, replica: Replica) -> str | None:
         with replica.client() as client:
             name = client.get_model_metadata(pipeline, client_timeout=DEADLINE_S).inputs[0].name
             asked = [live.of_bytes([sample], name)]
-            answer = client.infer(pipeline, asked, request_id=CANARY, client_timeout=DEADLINE_S)
+            begun = time.perf_counter()
+            answer = client.infer(pipeline, asked, request_id=live.OURS, client_timeout=DEADLINE_S)
+            seconds = time.perf_counter() - begun
             given = answer.as_numpy("label").ravel()[0].decode()
     except InferenceServerException as error:
-        return str(error.message() or error)[:200]
-    return None if given == label else f"answered '{given}' instead of '{label}'"
+        late = "DEADLINE" in str(error.status())
+        return None if late and busy(pipeline, replica) else str(error.message() or error)[:200]
+    if given != label:
+        return f"answered '{given}' instead of '{label}'"
+    seen.answered(pipeline, replica.name, seconds)
+    return None
 
 
-def started(service: str) -> float:
-    """Return when a process was started, in seconds since 1970; 0 where there is none."""
-    process = services.process(service)
-    return process.create_time() if process else 0.0
+def busy(pipeline: str, replica: Replica) -> bool:
+    """Tell whether a pipeline's engine answers others meanwhile; one answer may be that to our own canary, late."""
+    engine, counts = repository.names(pipeline, repository.live_version(pipeline))[1], list[int]()
+    with replica.client() as client:
+        for _ in range(2):
+            found = client.get_inference_statistics(engine, client_timeout=LOAD_S).model_stats[0]
+            counts.append(found.inference_count)
+            time.sleep(PERIOD_S / 2)
+    return counts[0] + 1 < counts[1]
 
 
-def listening(replica: Replica) -> bool:
-    """Tell whether a server answers anything at all."""
-    try:
-        with replica.client() as client:
-            return bool(client.is_server_live(client_timeout=DEADLINE_S))
-    except InferenceServerException:
-        return False
-
-
-def heal(replica: Replica, sick: dict[str, str]) -> None:
+def heal(replica: Replica, sick: dict[str, str], seen: metrics.Seen) -> None:
     """Replace a replica's process: the door asks the others meanwhile; a lone one loads the sick anew first."""
     for pipeline, why in sick.items():
         say(f"{replica.name}: {pipeline}: {why}")
@@ -138,12 +127,12 @@ def heal(replica: Replica, sick: dict[str, str]) -> None:
         try:
             for pipeline in sick:
                 reload(replica, pipeline)
-            if not [name for name in sick if complaint(name, replica)]:
+            if not [name for name in sick if complaint(name, replica, seen)]:
                 say(f"{replica.name}: healed {', '.join(sick)} by loading anew")
                 return
         except InferenceServerException as error:
             say(f"{replica.name}: loading anew failed: {error.message()}")
-    replace(replica.name)
+    replace(replica.name, seen)
 
 
 def reload(replica: Replica, pipeline: str) -> None:
@@ -156,24 +145,34 @@ def reload(replica: Replica, pipeline: str) -> None:
             client.load_model(model, client_timeout=LOAD_S)
 
 
-def tend_door(patient: Patient) -> None:
+def tend_door(patient: Patient, seen: metrics.Seen) -> None:
     """Replace the door where it does not answer, unless it has nobody to ask."""
-    door = next(each for each in services.known() if each.name == patient.name)
+    door = service(patient.name)
     if services.process(door.name) is not None and services.answers(door.health, DEADLINE_S):
         patient.is_well()
     elif any(map(listening, replicas())) and patient.is_due():
-        replace(door.name)
+        patient.is_treated()
+        replace(door.name, seen)
 
 
-def replace(name: str) -> None:
+def replace(name: str, seen: metrics.Seen) -> None:
     """End a server's process and all of its children at once, and start another."""
-    process, family = services.process(name), services.remains(name)
+    known, process, family = service(name), services.process(name), services.remains(name)
     for each in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     psutil.wait_procs(family, timeout=10)
-    services.spawn(next(each for each in services.known() if each.name == name))
+    services.spawn(known)
+    seen.restarts[name] += 1
     say(f"{name}: started the server anew" if process is None else f"{name}: replaced the server")
+
+
+def service(name: str) -> services.Service:
+    """Return how to start a server; `ValueError` where params.yaml knows it no more."""
+    found = [each for each in services.known() if each.name == name]
+    if not found:
+        raise ValueError(f"serving.replicas was lowered while {name} served; for this to count: make down, make up")
+    return found[0]
 
 
 def say(text: str) -> None:

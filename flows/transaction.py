@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from flows import golden, journal, live, promotion, receipt, repository, sandbox
 from flows.addresses import address
 from flows.gate import Knobs, package, read_json
-from flows.recovery import restore, settle
+from flows.recovery import conclude, restore
 from flows.refusal import Refused
 from flows.serving import MODELS
 from tasks import budget
@@ -51,7 +51,7 @@ def replace(
     except BaseException:
         restore(clients, pipeline, before, version)
         raise
-    settle(clients, pipeline, version, previous, bounds.grace_s)
+    conclude(clients, pipeline, version, previous, bounds.grace_s)
     return left
 
 

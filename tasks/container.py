@@ -16,7 +16,14 @@ VERSION, LABELS = "1", "labels.txt"
 
 
 def write(
-    folder: Path, pipeline: str, spec: dict[str, Any], engine: Path, max_batch_size: int, delay_us: int, instances: int
+    folder: Path,
+    pipeline: str,
+    spec: dict[str, Any],
+    engine: Path,
+    max_batch_size: int,
+    delay_us: int,
+    instances: int,
+    threads: int,
 ) -> None:
     """Leave three models in `folder`: DALI's preprocessing, the engine, and the chain; nothing where none takes it.
 
@@ -32,30 +39,37 @@ def write(
     names = [f"{pipeline}_preprocess", f"{pipeline}_engine", pipeline]
     for name in names:
         (folder / name / VERSION).mkdir(parents=True)
-    (folder / names[0] / VERSION / "model.dali").write_bytes(serialised(spec, max_batch_size, device))
+    (folder / names[0] / VERSION / "model.dali").write_bytes(serialised(spec, max_batch_size, threads, device))
     shutil.copyfile(engine, folder / names[1] / VERSION / file)
     shutil.copyfile(passport.beside(engine), passport.beside(folder / names[1] / VERSION / file))
     (folder / names[1] / LABELS).write_text("".join(f"{name}\n" for name in spec["classes"]))
     (folder / names[2] / VERSION / "spec.json").write_text(json.dumps(spec))  # Triton needs the folder, DVC a file
-    for config in configurations(names, spec, platform, device, max_batch_size, delay_us, instances):
+    for config in configurations(names, spec, platform, device, max_batch_size, delay_us, instances, threads):
         (folder / config.name / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 
-def serialised(spec: dict[str, Any], max_batch_size: int, device: str) -> bytes:
+def serialised(spec: dict[str, Any], max_batch_size: int, threads: int, device: str) -> bytes:
     """Return DALI's graph for its Triton backend, without the lines of code that made it, which name paths."""
     from nvidia.dali._utils import dali_trace
 
     traced = dali_trace.is_tracing_enabled()
     dali_trace.set_tracing(enabled=False)
     try:
-        graph = part(spec["workload"], "preprocess").serving_pipeline(spec, max_batch_size, device=device)
+        graph = part(spec["workload"], "preprocess").serving_pipeline(spec, max_batch_size, threads, device)
         return bytes(graph.serialize())
     finally:
         dali_trace.set_tracing(enabled=traced)
 
 
 def configurations(
-    names: list[str], spec: dict[str, Any], platform: str, device: str, size: int, delay_us: int, instances: int
+    names: list[str],
+    spec: dict[str, Any],
+    platform: str,
+    device: str,
+    size: int,
+    delay_us: int,
+    instances: int,
+    threads: int,
 ) -> list[Any]:
     """Return the three models' configurations as Triton's own messages."""
     from tritonclient.grpc import model_config_pb2 as messages
@@ -71,7 +85,7 @@ def configurations(
     engine.input.add(**tensor)
     engine.output.add(**answer)
     if platform == "onnxruntime_onnx":
-        engine.parameters["intra_op_thread_count"].string_value = "1"  # as measured: more go to instances
+        engine.parameters["intra_op_thread_count"].string_value = str(threads)
     for config in (preprocess, engine):
         config.dynamic_batching.max_queue_delay_microseconds = delay_us
         config.instance_group.add(count=instances, kind=kind)

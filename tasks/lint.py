@@ -59,6 +59,7 @@ def complaints(folder: Path, config: Any, configs: Configs) -> Iterator[str]:
         yield "no version folder (1, 2, ...): loading it would hang the server"
         return
     yield from of_sizes(config)
+    yield from of_queue(config)
     if backend == "ensemble":
         yield from of_wiring(config, configs)
         return
@@ -86,6 +87,31 @@ def of_sizes(config: Any) -> Iterator[str]:
         yield f"max_batch_size is {config.max_batch_size}; 0 is without batching"
     if config.max_batch_size == 0 and config.HasField("dynamic_batching"):
         yield "dynamic_batching without a max_batch_size has nothing to batch"
+
+
+def of_queue(config: Any) -> Iterator[str]:
+    """Yield what is wrong with the classes of requests: levels that are not there, queues that refuse or never do."""
+    batching = config.dynamic_batching
+    levels, default = batching.priority_levels, batching.default_priority_level
+    if levels and not 1 <= default <= levels:
+        yield f"default_priority_level is {default}, but there are priority_levels 1 to {levels}; name one of them"
+    if not levels and default:
+        yield f"default_priority_level is {default}, but there are no priority_levels; write how many"
+    for level, policy in sorted(batching.priority_queue_policy.items()):
+        if not 1 <= level <= levels:
+            known = f"priority_levels are 1 to {levels}" if levels else "there are no priority_levels"
+            yield f"priority_queue_policy is for level {level}, but {known}; it would never count"
+        yield from of_policy(policy, f"priority_queue_policy {level}")
+    if batching.HasField("default_queue_policy"):
+        yield from of_policy(batching.default_queue_policy, "default_queue_policy")
+
+
+def of_policy(policy: Any, name: str) -> Iterator[str]:
+    """Yield where a queue's bounds contradict each other."""
+    if policy.timeout_action == policy.DELAY and not (
+        policy.default_timeout_microseconds or policy.allow_timeout_override
+    ):
+        yield f"{name} has a timeout_action for a timeout that nobody sets; write default_timeout_microseconds"
 
 
 def of_engine(version: Path, config: Any) -> Iterator[str]:

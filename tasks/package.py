@@ -1,6 +1,7 @@
 """package: a Triton model repository that holds the chosen engine and every line of code that the server runs."""
 
 import hashlib
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,6 @@ from tasks.params import AtMost
 CODE = Path(__file__).parent
 SERVER_CODE = CODE.parent / "infra" / "serving" / "repository"
 VERSION = "1"
-THREADS = "1"  # as measured: more go to instances
 
 
 def package(
@@ -29,6 +29,7 @@ def package(
     max_batch_size: Annotated[int, Field(ge=1, le=1024), AtMost("build", "max_batch")],
     max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000)],
     instances: Annotated[int, Field(ge=1, le=64)],
+    threads: Annotated[int, Field(ge=1, le=1024)],
 ) -> None:
     """Leave `repository/` (four models), `golden/` and `package.json` in `out`; same inputs give the same bytes.
 
@@ -47,11 +48,11 @@ def package(
         engine, spec = engine_of(selected["chosen"], build), prepare / "spec.json"
         facts, backend = json.loads(spec.read_text()), selected["chosen"].split("-")[0]
         write_models(folder / "repository", pipeline, spec, engine, backend)
-        for config in configurations(pipeline, facts, max_batch_size, max_queue_delay_us, instances):
+        for config in configurations(pipeline, facts, max_batch_size, max_queue_delay_us, instances, threads):
             write_config(folder / "repository" / config.name / "config.pbtxt", config)
         for name in ("golden.tar", "golden.safetensors"):
             copy(prepare / name, folder / "golden" / name)
-        limits = (max_batch_size, max_queue_delay_us, instances)
+        limits = (max_batch_size, max_queue_delay_us, instances, threads)
         container.write(folder / "container", pipeline, facts, engine, *limits)
         refuse_complaints(folder)
         content = {
@@ -96,11 +97,17 @@ def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path,
     """Copy the code, the facts and the engine that the server runs; each version folder is whole in itself."""
     preprocess, engine = (repository / name / VERSION for name in parts(pipeline))
     copy(spec, preprocess / "spec.json")
-    copy(CODE / "modalities" / modality(json.loads(spec.read_text())) / "preprocess.py", preprocess / "preprocess.py")
+    kind = modality(json.loads(spec.read_text()))
+    copy(CODE / "modalities" / kind / "preprocess.py", preprocess / "preprocess.py")
+    has_check = (CODE / "modalities" / kind / "check.py").exists()
+    for name in importlib.import_module(f"tasks.modalities.{kind}.check").FILES if has_check else ():
+        copy(CODE / name, preprocess / "tasks" / name)
     copy(SERVER_CODE / "preprocess_model.py", preprocess / "model.py")
     copy(spec, engine / "spec.json")
     copy(CODE / "backends" / f"{backend}.py", engine / "backend.py")
     copy(SERVER_CODE / "engine_model.py", engine / "model.py")
+    for name in ("observation.py", "observed.py"):
+        copy(SERVER_CODE / name, engine / name)
     named = engine / f"engine{backends.backend(backend).SUFFIX}"
     copy(engine_file, named)
     copy(passport.beside(engine_file), passport.beside(named))
@@ -124,7 +131,7 @@ def public(pipeline: str) -> tuple[str, str]:
 
 
 def configurations(
-    pipeline: str, spec: dict[str, Any], max_batch_size: int, max_queue_delay_us: int, instances: int
+    pipeline: str, spec: dict[str, Any], max_batch_size: int, max_queue_delay_us: int, instances: int, threads: int
 ) -> list[Any]:
     """Return the models' configurations as Triton's own messages, so that no field can be misspelt."""
     encoded = [(modality(spec), "TYPE_STRING", [1])]
@@ -133,8 +140,7 @@ def configurations(
     preprocess = configuration(parts(pipeline)[0], encoded, tensor, max_batch_size)
     engine = configuration(parts(pipeline)[1], tensor, answer, max_batch_size)
     for config in (preprocess, engine):
-        run_in_python(config, max_queue_delay_us, instances)
-    engine.parameters["threads"].string_value = THREADS
+        run_in_python(config, max_queue_delay_us, instances, threads)
     of_samples = configuration(public(pipeline)[0], encoded, answer, max_batch_size)
     of_tensors = configuration(public(pipeline)[1], tensor, answer, max_batch_size)
     chain(of_samples, [preprocess, engine])
@@ -154,11 +160,12 @@ def configuration(name: str, inputs: list[Any], outputs: list[Any], max_batch_si
     )
 
 
-def run_in_python(config: Any, max_queue_delay_us: int, instances: int) -> None:
-    """Add what a model of the python backend needs."""
+def run_in_python(config: Any, max_queue_delay_us: int, instances: int, threads: int) -> None:
+    """Add what a model of the python backend needs; `threads` are those of one instance."""
     config.backend = "python"
     config.dynamic_batching.max_queue_delay_microseconds = max_queue_delay_us
     config.instance_group.add(count=instances, kind="KIND_CPU")
+    config.parameters["threads"].string_value = str(threads)
 
 
 def chain(ensemble: Any, steps: list[Any]) -> None:

@@ -83,6 +83,22 @@ def budget(out: Path, rungs: list[dict[str, Any]]) -> None:
     save(figure, out)
 
 
+def load_curve(out: Path, curves: dict[str, list[tuple[float, float]]], bound_ms: float, title: str) -> None:
+    """Draw the p99 (ms) that each rate (requests/s) was answered with, one curve per combination, and the bound."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(8, 4.2))
+    for (name, points), colour, mark in zip(curves.items(), (BLUE, ORANGE), "os", strict=False):
+        rates, p99s = zip(*points, strict=True) if points else ((), ())
+        axis.plot(rates, p99s, mark, color=colour, alpha=0.75, ms=6, label=name)
+    axis.axhline(bound_ms, color=GREY, ls="--", label=f"bound: {bound_ms:g} ms")
+    axis.set(xlabel="requests/s, Poisson arrivals", ylabel="p99, ms", yscale="log", title=title)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.legend(fontsize=8, frameon=False)
+    axis.grid(alpha=0.25, which="both")
+    axis.spines[["top", "right"]].set_visible(False)
+    save(figure, out)
+
+
 def pyplot() -> Any:
     """Import matplotlib for files only."""
     import matplotlib

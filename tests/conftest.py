@@ -41,7 +41,7 @@ class Miniature:
 
     def key(self) -> str:
         """Return the header by which the door knows a client."""
-        return (self.folder / ".state" / "door" / "keys" / "local").read_text().partition(": ")[2].strip()
+        return (self.folder / ".state" / "door" / "keys" / "realtime" / "local").read_text().partition(": ")[2].strip()
 
     def url(self, name: str) -> str:
         """Return the address of one of the copy's servers."""

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from flows.gate import Knobs
+from flows.replicas import Knobs as Serving
 from tasks import workload
 from tasks.backends import backend, names
 from tasks.command import Backends, function_of
@@ -22,6 +23,8 @@ def hint(path: Path) -> Any:
     """Return the annotation of a knob, or of a place within one: `pipelines.fashion.train.target`."""
     if path[0] == "backends":
         return inside(Backends, path[1:])
+    if path[0] == "serving":
+        return inside(Serving, path[1:])
     stage, *rest = path[len(BLOCK) :]
     if (stage, *rest[:1]) == ("build", "options"):
         kinds = {name: backend(name).Options for name in names() if hasattr(backend(name), "Options")}  # type: ignore[attr-defined]

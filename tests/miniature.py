@@ -109,6 +109,7 @@ def walk() -> list[str]:
 def write_params(to: Path, files: dict[str, str]) -> None:
     """Put the miniature knobs over the product's, so that a knob is still typed once."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["serving"]["observe"] |= {"sample": 1.0, "max_mb": 1}
     block = params["pipelines"]["fashion"]
     block["fetch"] = {"https": "https://127.0.0.1:9", "debian": "no-such-package", "files": files}
     for section, knobs in KNOBS.items():

@@ -22,7 +22,7 @@ FLOWS_KNOBS = {"deploy"}  # sections read by a flow, not by a stage
 # Code that every stage uses and that shapes no output: finding modules, writing whole files, drawing.
 NEUTRAL = {"tasks/command.py", "tasks/settings.py", "tasks/atomic.py", "tasks/workload.py", "tasks/pictures.py"}
 NEUTRAL |= {"tasks/__init__.py", "tasks/backends/__init__.py", "tasks/params.py", "tasks/document.py", "tasks/guard.py"}
-COPIED = {"package": {"tasks/modalities/image/preprocess.py"}, "record": {"infra/mlflow/model.py"}}  # as files
+COPIED = {"record": {"infra/mlflow/model.py"}}  # as files, one by one
 RUN_ENGINES = {"evaluate", "measure"}
 MODALITY_PARTS = FOLDERS["modalities"]
 FACTS = {"pipeline", "workload", "backends", "params"}

@@ -12,7 +12,7 @@ from tasks.lint import lint
 from tasks.package import package
 from tests.test_package import SPEC, choose, write_engine, write_json
 
-GOOD = {"max_batch_size": 16, "max_queue_delay_us": 0, "instances": 1}
+GOOD = {"max_batch_size": 16, "max_queue_delay_us": 0, "instances": 1, "threads": 1}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,10 @@ def edits(model: str, old: str, new: str) -> Callable[[Path], None]:
     return lambda repository: edit(repository, model, old, new)
 
 
+def batching(fields: str) -> Callable[[Path], None]:
+    return edits("toy_engine", "dynamic_batching {\n", f"dynamic_batching {{\n  {fields}\n")
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "misspelt field": (edits("toy_engine", "max_batch_size", "max_batchsize"), "toy_engine: config.pbtxt: .*no field"),
     "no configuration": (lambda r: (r / "toy_engine/config.pbtxt").unlink(), "toy_engine: config.pbtxt: No such file"),
@@ -89,6 +93,26 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "wrong hardware": (edits("toy_engine", "KIND_CPU", "KIND_GPU"), "instance_group is KIND_GPU, .* write KIND_CPU"),
     "unknown step": (edits("toy", 'model_name: "toy_engine"', 'model_name: "other"'), "step 'other' is no model here"),
+    "default priority out of range": (
+        batching("priority_levels: 2 default_priority_level: 3"),
+        "toy_engine: default_priority_level is 3, but there are priority_levels 1 to 2; name one of them",
+    ),
+    "no default priority": (
+        batching("priority_levels: 2"),
+        "toy_engine: default_priority_level is 0, but there are priority_levels 1 to 2",
+    ),
+    "default priority without levels": (
+        batching("default_priority_level: 1"),
+        "toy_engine: default_priority_level is 1, but there are no priority_levels",
+    ),
+    "a policy for a level that is not there": (
+        batching("priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 3 value {} }"),
+        "toy_engine: priority_queue_policy is for level 3, but priority_levels are 1 to 2; it would never count",
+    ),
+    "a timeout that nobody sets": (
+        batching("default_queue_policy { timeout_action: DELAY }"),
+        "toy_engine: default_queue_policy has a timeout_action for a timeout that nobody sets",
+    ),
     "open input": (edits("toy_tensor", 'key: "input"\n', 'key: "x"\n'), "leaves its input 'input' open; map it"),
     "unmade value": (edits("toy_tensor", 'value: "input"', 'value: "nobody"'), "'nobody', for 'input' of 'toy_engine'"),
     "other type on the wire": (

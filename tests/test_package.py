@@ -80,7 +80,8 @@ def choose(select: Path, engine: str | None) -> None:
 
 def make(inputs: dict[str, Path], out: Path) -> None:
     prepare, build, select = inputs["prepare"], inputs["build"], inputs["select"]
-    package("toy", prepare, build, select, out, max_batch_size=MAX_BATCH_SIZE, max_queue_delay_us=200, instances=2)
+    knobs = {"max_queue_delay_us": 200, "instances": 2, "threads": 3}
+    package("toy", prepare, build, select, out, max_batch_size=MAX_BATCH_SIZE, **knobs)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -112,6 +113,13 @@ def test_every_model_has_a_configuration_that_triton_reads(inputs: dict[str, Pat
         config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
         assert (config.name, config.max_batch_size) == (name, MAX_BATCH_SIZE)
         assert any((folder / "1").iterdir()), "a version folder that is empty gets lost in DVC"
+
+
+def test_threads_reach_engine_and_preprocessing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    make(inputs, tmp_path / "out")
+    for name in parts("toy"):
+        text = (tmp_path / "out" / "repository" / name / "config.pbtxt").read_text()
+        assert text_format.Parse(text, model_config_pb2.ModelConfig()).parameters["threads"].string_value == "3"
 
 
 def test_the_tensors_follow_the_prepared_data(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -182,7 +190,7 @@ def test_the_container_gets_its_own_backends_and_the_same_preprocessing(
 
     from tasks.modalities.image import preprocess
 
-    package("toy", **inputs, out=tmp_path / "out", max_batch_size=4, max_queue_delay_us=100, instances=2)
+    package("toy", **inputs, out=tmp_path / "out", max_batch_size=4, max_queue_delay_us=100, instances=2, threads=3)
     folder = tmp_path / "out" / "container"
     configs = {}
     for path in folder.glob("*/config.pbtxt"):

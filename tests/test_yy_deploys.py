@@ -86,6 +86,18 @@ def public(system: Miniature) -> set[str]:
     return {text.partition('model_name: "fashion_engine.')[2].partition('"')[0] for text in texts}
 
 
+def loaded(system: Miniature, version: int) -> list[bool]:
+    """Tell of each replica whether it holds a version's engine."""
+    import tritonclient.grpc as triton
+
+    first = int(system.environment["ENGINEWORKS_TRITON_PORT"])
+    found = []
+    for port in (first + 1, first + 11):
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            found.append(bool(client.is_model_ready(f"fashion_engine.{version}")))
+    return found
+
+
 def recovered(system: Miniature, words: str) -> None:
     """Wait until the supervisor ended what a killed deploy left, and says so."""
     deadline = time.monotonic() + 30
@@ -144,6 +156,7 @@ def test_a_deploy_killed_after_its_receipt_is_finished_and_rolled_back_for_good(
     recovered(other, "finished a deploy of fashion")
     deployed = read(other, "live")
     assert deployed["version"] > before["version"]
+    assert loaded(other, deployed["version"]) == [True, True] and loaded(other, before["version"]) == [False, False]
     back = other.shell("python -m flows.cli rollback")
     assert back.returncode == 0 and "is live again" in back.stdout, back.stdout
     assert read(other, "live") == before | {"rolled_back": deployed["sha256"]}
@@ -158,6 +171,25 @@ def test_a_second_rollback_takes_the_first_back(other: Miniature, traffic: Traff
         assert other.shell("python -m flows.cli rollback").returncode == 0
         assert read(other, "live")["sha256"] == version["sha256"]
         assert public(other) == {str(read(other, "live")["version"])}
+    assert read(other, "live") == first
+
+
+@pytest.mark.slow
+def test_a_replica_that_dies_once_the_receipt_is_written_takes_nothing_back(other: Miniature, traffic: Traffic) -> None:
+    """The rollback is told as done; the supervisor brings the replica back with the version that is live."""
+    first = read(other, "live")
+    code = (
+        "from flows import addresses; addresses.adopt()\nfrom flows import rollback, services\nwhole = rollback.swap\n"
+        "def kill(*given):\n    whole(*given)\n    services.process('triton-0').kill()\n"
+        "rollback.swap = kill\nprint(rollback.go_back('fashion')['version'])\n"
+    )
+    done = python(other, code)
+    assert done.returncode == 0 and "it follows by itself" in done.stdout, done.stdout + done.stderr
+    live = read(other, "live")
+    assert live["version"] != first["version"]
+    recovered(other, "finished a deploy of fashion")
+    assert loaded(other, live["version"]) == [True, True] and loaded(other, first["version"]) == [False, False]
+    assert other.shell("python -m flows.cli rollback").returncode == 0
     assert read(other, "live") == first
 
 

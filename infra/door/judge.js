@@ -12,4 +12,11 @@ async function answer(r) {
     r.return(unreadable ? 400 : reply.status, reply.responseBuffer);
 }
 
-export default {answer};
+// Over gRPC an error is a header, and bytes that are no message are called an error of the server's own.
+function status(r) {
+    if (r.headersOut['grpc-message'] == 'Unable to parse request') {
+        r.headersOut['grpc-status'] = '3';
+    }
+}
+
+export default {answer, status};

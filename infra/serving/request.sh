@@ -1,7 +1,7 @@
 #!/bin/sh
 # Write the body of a request that classifies one sample and is answered in readable JSON:
 #   sh infra/serving/request.sh FILE [KIND] |
-#     curl -s --data-binary @- -H @.state/door/keys/local -H Inference-Header-Content-Length:256 \
+#     curl -s --data-binary @- -H @.state/door/keys/realtime/local -H Inference-Header-Content-Length:256 \
 #     127.0.0.1:8000/v2/models/fashion/infer
 # It is a JSON header of exactly 256 bytes, the file's length in 4 bytes (little endian), and the file.
 # KIND is the name of the server's input; image where it is left out.

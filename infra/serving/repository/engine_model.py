@@ -1,7 +1,7 @@
 """`<pipeline>_engine` inside Triton: network input to class name and scores, with the chosen engine.
 
-`package` copies this file, the engine with the backend that loads it, and spec.json into one version folder; it needs
-nothing else of the project.
+`package` copies this file, observation.py, observed.py, the engine with the backend that loads it, and spec.json into
+one version folder; it needs nothing else of the project.
 """
 
 import json
@@ -12,6 +12,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
 
 import backend
 import numpy as np
+import observation
 import triton_python_backend_utils as pb
 
 
@@ -21,16 +22,27 @@ class TritonPythonModel:
     def initialize(self, args):
         """Load the engine, with as many threads as the model's configuration says."""
         folder = Path(os.path.relpath(Path(__file__).parent))  # this server's Python can hand on ASCII paths only
-        self.classes = json.loads((folder / "spec.json").read_text())["classes"]
+        self.classes = json.loads((folder / "spec.json").read_bytes())["classes"]
         threads = int(json.loads(args["model_config"])["parameters"]["threads"]["string_value"])
         self.predict = backend.load(folder / f"engine{backend.SUFFIX}", threads)
+        self.observation = observation.observation(args["model_name"], self.classes, counter)
+
+    def finalize(self):
+        """Hand on what was noted last."""
+        if self.observation:
+            self.observation.end()
 
     def execute(self, requests):
         """Answer each request of a batch; only those with a NaN or an infinity are refused."""
         inputs = [pb.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
         sound = [bool(np.isfinite(x).all()) for x in inputs]
         good = [x for x, is_sound in zip(inputs, sound, strict=True) if is_sound]
-        scores = iter(self.score(good))
+        answers = self.score(good)
+        if self.observation:
+            ids = [request.request_id() for request, is_sound in zip(requests, sound, strict=True) if is_sound]
+            for noted in zip(ids, good, answers, strict=True):
+                self.observation.note(*noted)
+        scores = iter(answers)
         return [answer(next(scores), self.classes) if is_sound else refusal() for is_sound in sound]
 
     def score(self, inputs):
@@ -40,6 +52,11 @@ class TritonPythonModel:
         logits = self.predict(np.concatenate(inputs))
         ends = np.cumsum([len(x) for x in inputs])[:-1]
         return np.split(softmax(logits), ends)
+
+
+def counter(name, words):
+    """Make a counter of this server."""
+    return pb.MetricFamily(name=name, description=words, kind=pb.MetricFamily.COUNTER)
 
 
 def softmax(logits):

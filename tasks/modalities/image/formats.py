@@ -6,6 +6,8 @@ Pillow stands for DALI here, because it names what it finds and fails in words. 
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tasks.modalities.image import exif
@@ -37,6 +39,13 @@ def decode(data: bytes, channels: int) -> Any:
 
     `ValueError` says what the file is and what to do; the header is judged before any pixel is decoded.
     """
+    with judged(data) as image:
+        return pixels(image, channels)
+
+
+@contextmanager
+def judged(data: bytes) -> Iterator[Any]:
+    """Give a file as Pillow opens it, its header judged; `ValueError` says what is wrong, there or in the body."""
     from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():
@@ -45,7 +54,7 @@ def decode(data: bytes, channels: int) -> Any:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 judge(image, data)
-                return pixels(image, channels)
+                yield image
         except (Unfit, exif.Damaged):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
