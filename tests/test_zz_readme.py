@@ -114,7 +114,7 @@ def test_a_gate_that_refuses_ends_with_3_and_the_old_version_serves_on(shipped: 
     assert done.returncode == 3, done.stdout
     assert "refused by a gate" in done.stdout and "over max_p99_ms 0.0001" in done.stdout
     assert live.read_text() == before
-    answer = shipped.shell(next(text for _, text in BLOCKS if "curl" in text))
+    answer = shipped.shell(next(text for _, text in BLOCKS if "request.sh" in text))
     assert '"label"' in answer.stdout
 
 
