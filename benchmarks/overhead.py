@@ -22,7 +22,7 @@ from flows import live, sandbox
 from tasks import backends, export, package, quantize
 
 SIDE, CLASSES = 224, 1000
-TRIAL_S, CALLS, IN_FLIGHT = 4.0, 150, 2
+TRIAL_S, CALLS, IN_FLIGHT = 2.0, 100, 2
 REGION = "benchmark"
 Ask = Callable[[Any], Any]
 
