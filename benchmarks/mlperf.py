@@ -1,6 +1,6 @@
 """MLPerf LoadGen against a served pipeline, in an environment of its own (apps/loadgen.lock).
 
-    python mlperf.py ADDRESS MODEL SHARD.tar KEY_FILE P99_MS OUT_FOLDER
+    python mlperf.py ADDRESS MODEL SHARD.tar KEYS_FOLDER P99_MS OUT_FOLDER
 
 SingleStream, Server and Offline in performance mode over gRPC through the door. Shorter than MLPerf's rules ask for
 (they want 600 s): figures to compare on one machine, no submission. Prints JSON; LoadGen's own logs stay in the folder.
@@ -18,17 +18,20 @@ import numpy as np
 import tritonclient.grpc as triton
 
 DURATION_MS, SAMPLES, BATCH, IN_FLIGHT = 10_000, 1024, 64, 4
-THROUGHPUT = 2  # priority of the class for bulk work
-MARGIN = 1.15  # factor between two rates that are tried
+STEP, TRIES, FIRST = 1.25, 2, 100.0  # between two rates of Server, at each, and the lowest
 
 
 class Served:
     """The system under test: sends LoadGen's queries as they come, or bulk ones in batches."""
 
-    def __init__(self, address: str, model: str, shard: str, key: str) -> None:
+    def __init__(self, address: str, model: str, shard: str, keys: Path) -> None:
         self.client = triton.InferenceServerClient(address)
-        self.model, self.header = model, {"authorization": key}
-        self.input = self.client.get_model_metadata(model, headers=self.header).inputs[0].name
+        files = {"one": keys / "realtime" / "local", "many": keys / "throughput" / "bulk"}
+        self.headers = {
+            name: {"authorization": path.read_text().split(": ")[1].strip()} for name, path in files.items()
+        }
+        self.model = model
+        self.input = self.client.get_model_metadata(model, headers=self.headers["one"]).inputs[0].name
         with tarfile.open(shard) as tar:
             names = [name for name in tar.getnames() if not name.endswith((".cls", ".json", ".txt"))][:SAMPLES]
             self.samples = [tar.extractfile(name).read() for name in names]  # type: ignore[union-attr]
@@ -39,13 +42,13 @@ class Served:
         """Send queries: one by one as a client would, or many in batches, a few in flight."""
         if len(queries) < BATCH:
             for query in queries:
-                self.send([query], 0)
+                self.send([query], "one")
             return
         for start in range(0, len(queries), BATCH):
             self.slots.acquire()
-            self.send(queries[start : start + BATCH], THROUGHPUT)
+            self.send(queries[start : start + BATCH], "many")
 
-    def send(self, queries: list[Any], priority: int) -> None:
+    def send(self, queries: list[Any], kind: str) -> None:
         """Send one request; its answer completes the queries."""
         array = np.array([self.samples[query.index] for query in queries], dtype=object).reshape(-1, 1)
         asked = triton.InferInput(self.input, array.shape, "BYTES").set_data_from_numpy(array)
@@ -53,11 +56,11 @@ class Served:
         def done(result: Any, error: Any) -> None:
             if error:
                 self.failed.append(str(error))
-            if priority:
+            if kind == "many":
                 self.slots.release()
             loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(query.id, 0, 0) for query in queries])
 
-        self.client.async_infer(self.model, [asked], done, headers=self.header, priority=priority)
+        self.client.async_infer(self.model, [asked], done, headers=self.headers[kind])
 
 
 def run(served: Served, scenario: str, out: Path, **given: Any) -> dict[str, Any]:
@@ -78,32 +81,35 @@ def run(served: Served, scenario: str, out: Path, **given: Any) -> dict[str, Any
     loadgen.StartTestWithLogSettings(system, library, settings, log, "")
     loadgen.DestroyQSL(library)
     loadgen.DestroySUT(system)
-    lines = (out / f"{scenario}_mlperf_log_summary.txt").read_text().splitlines()
+    if served.failed:
+        raise RuntimeError(f"{scenario}: {len(served.failed)} requests failed, the first: {served.failed[0]}")
+    lines = (out / f"{scenario}_summary.txt").read_text().splitlines()
     pairs = [line.split(" : ") for line in lines if " : " in line]
     return {name.strip(): value.strip() for name, value in (pair[:2] for pair in pairs)}
 
 
-def main(address: str, model: str, shard: str, key: str, bound_ms: float, out: Path) -> None:
+def main(address: str, model: str, shard: str, keys: Path, bound_ms: float, out: Path) -> None:
     """Run the three scenarios; of Server, the highest rate that LoadGen calls valid."""
     out.mkdir(parents=True, exist_ok=True)
-    served = Served(address, model, shard, key)
+    served = Served(address, model, shard, keys)
     single = run(served, "SingleStream", out)
     offline = run(served, "Offline", out, offline_expected_qps=2000.0)
-    rate, valid = 50.0, dict[str, Any]()
+    print(json.dumps({"SingleStream": single, "Server": highest(served, bound_ms, out), "Offline": offline}))
+
+
+def highest(served: Served, bound_ms: float, out: Path) -> dict[str, Any]:
+    """Return LoadGen's summary of the highest rate that it calls valid."""
+    rate, valid = FIRST, dict[str, Any]()
+    bound = {"server_target_latency_ns": int(bound_ms * 1e6), "server_target_latency_percentile": 0.99}
     while True:
-        found = run(
-            served,
-            "Server",
-            out,
-            server_target_qps=rate,
-            server_target_latency_ns=int(bound_ms * 1e6),
-            server_target_latency_percentile=0.99,
-        )
-        if found["Result is"] != "VALID":
-            break
-        valid, rate = found, rate * MARGIN
-    print(json.dumps({"SingleStream": single, "Server": valid, "Offline": offline, "failed": len(served.failed)}))
+        for _ in range(TRIES):
+            found = run(served, "Server", out, server_target_qps=rate, **bound)
+            if found["Result is"] == "VALID":
+                break
+        else:
+            return valid
+        valid, rate = found, rate * STEP
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], Path(sys.argv[4]).read_text().split(": ")[1].strip(), float(sys.argv[5]), Path(sys.argv[6]))
+    main(*sys.argv[1:4], Path(sys.argv[4]), float(sys.argv[5]), Path(sys.argv[6]))

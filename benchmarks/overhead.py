@@ -65,10 +65,12 @@ def write(repository: Path, spec: dict[str, Any], engine: Path, backend: str) ->
     package.copy(engine, folder / f"engine{backends.backend(backend).SUFFIX}")
     package.copy(package.CODE / "backends" / f"{backend}.py", folder / "backend.py")
     package.copy(package.SERVER_CODE / "engine_model.py", folder / "model.py")
+    for name in ("observation.py", "observed.py"):
+        package.copy(package.SERVER_CODE / name, folder / name)
     for name in ("network_engine", "network_tensor"):
         (repository / name / package.VERSION).mkdir(parents=True, exist_ok=True)
         (repository / name / package.VERSION / "spec.json").write_text(json.dumps(spec))
-    for config in package.configurations("network", spec, 64, 0, 1):
+    for config in package.configurations("network", spec, 64, 0, 1, 1):
         if (repository / config.name).exists():
             package.write_config(repository / config.name / "config.pbtxt", config)
 

@@ -57,7 +57,7 @@ def mlperf(rounds: int) -> Any:
     """Run LoadGen's scenarios in its own environment."""
     shard = sorted(Path("data/prepare", PIPELINE).glob("test*.tar"))[0]
     command = [peers.python("loadgen"), "benchmarks/mlperf.py", addresses.address("GRPC"), PIPELINE, str(shard)]
-    command += [str(tokens.own()), str(BOUND_MS), ".state/bench/mlperf"]
+    command += [str(tokens.KEYS), str(BOUND_MS), ".state/bench/mlperf"]
     done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
 
