@@ -33,7 +33,7 @@ class Served:
         self.model = model
         self.input = self.client.get_model_metadata(model, headers=self.headers["one"]).inputs[0].name
         with tarfile.open(shard) as tar:
-            names = [name for name in tar.getnames() if not name.endswith((".cls", ".json", ".txt"))][:SAMPLES]
+            names = [name for name in tar.getnames() if name.endswith(".sample")][:SAMPLES]
             self.samples = [tar.extractfile(name).read() for name in names]  # type: ignore[union-attr]
         self.failed: list[str] = []
         self.slots = threading.Semaphore(IN_FLIGHT)
