@@ -17,7 +17,7 @@ import mlperf_loadgen as loadgen
 import numpy as np
 import tritonclient.grpc as triton
 
-DURATION_MS, SAMPLES, BATCH, IN_FLIGHT = 10_000, 1024, 64, 4
+DURATION_MS, SERVER_MS, SAMPLES, BATCH, IN_FLIGHT = 10_000, 30_000, 1024, 64, 4
 STEP, TRIES, FIRST = 1.25, 2, 100.0  # between two rates of Server, at each, and the lowest
 
 
@@ -84,7 +84,7 @@ def run(served: Served, scenario: str, out: Path, **given: Any) -> dict[str, Any
     if served.failed:
         raise RuntimeError(f"{scenario}: {len(served.failed)} requests failed, the first: {served.failed[0]}")
     lines = (out / f"{scenario}_summary.txt").read_text().splitlines()
-    pairs = [line.split(" : ") for line in lines if " : " in line]
+    pairs = [line.split(":", 1) for line in lines if ":" in line]
     return {name.strip(): value.strip() for name, value in (pair[:2] for pair in pairs)}
 
 
@@ -93,7 +93,7 @@ def main(address: str, model: str, shard: str, keys: Path, bound_ms: float, out:
     out.mkdir(parents=True, exist_ok=True)
     served = Served(address, model, shard, keys)
     single = run(served, "SingleStream", out)
-    offline = run(served, "Offline", out, offline_expected_qps=2000.0)
+    offline = run(served, "Offline", out, offline_expected_qps=6000.0)
     print(json.dumps({"SingleStream": single, "Server": highest(served, bound_ms, out), "Offline": offline}))
 
 
@@ -103,7 +103,7 @@ def highest(served: Served, bound_ms: float, out: Path) -> dict[str, Any]:
     bound = {"server_target_latency_ns": int(bound_ms * 1e6), "server_target_latency_percentile": 0.99}
     while True:
         for _ in range(TRIES):
-            found = run(served, "Server", out, server_target_qps=rate, **bound)
+            found = run(served, "Server", out, server_target_qps=rate, min_duration_ms=SERVER_MS, **bound)
             if found["Result is"] == "VALID":
                 break
         else:
