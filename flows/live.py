@@ -93,6 +93,12 @@ def load(client: Any, model: str) -> None:
         raise ValueError(f"the server did not load {model}: {error.message()}{remedy}") from error
 
 
+def load_everywhere(clients: list[Any], models: list[str]) -> None:
+    """Load models on every replica at once, one after the other on each: what is not live yet disturbs nobody there."""
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(lambda client: [load(client, model) for model in models], clients))
+
+
 def unload(client: Any, model: str) -> None:
     """Take a model off the server; nothing happens where it is not there."""
     client.unload_model(model, client_timeout=LOAD_TIMEOUT_S)

@@ -63,9 +63,8 @@ def go_back(pipeline: str) -> dict[str, Any]:
         configurations = repository.configurations(pipeline)
         journal.open_entry(pipeline, version, configurations, known=True)
         try:
+            live.load_everywhere(clients, repository.names(pipeline, version))
             for client in clients:
-                for model in repository.names(pipeline, version):
-                    live.load(client, model)
                 prove(live.Served(client, pipeline, version), before)
                 lead_to(client, pipeline, version, before["configurations"])
         except BaseException:

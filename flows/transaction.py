@@ -39,8 +39,8 @@ def replace(
     journal.open_entry(pipeline, version, before)
     try:
         repository.stage(package(pipeline) / "repository", pipeline, version)
+        load(clients, pipeline, version)
         for client in clients:
-            load(client, pipeline, version)
             prove(live.Served(client, pipeline, version), batch, bounds.max_score_difference)
             switch(client, pipeline, version)
             proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
@@ -96,10 +96,9 @@ def rehearse(pipeline: str, batch: golden.Golden, bounds: Knobs, test: promotion
 
 
 @task(cache_policy=NO_CACHE)
-def load(client: Any, pipeline: str, version: int) -> None:
-    """Load a new version of the parts beside the live one."""
-    for model in repository.names(pipeline, version):
-        live.load(client, model)
+def load(clients: list[Any], pipeline: str, version: int) -> None:
+    """Load a new version of the parts beside the live one, on every replica."""
+    live.load_everywhere(clients, repository.names(pipeline, version))
 
 
 @task(cache_policy=NO_CACHE)
