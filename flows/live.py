@@ -95,8 +95,13 @@ def load(client: Any, model: str) -> None:
 
 def load_everywhere(clients: list[Any], models: list[str]) -> None:
     """Load models on every replica at once, one after the other on each: what is not live yet disturbs nobody there."""
+
+    def load_all(client: Any) -> None:
+        for model in models:
+            load(client, model)
+
     with ThreadPoolExecutor(len(clients)) as pool:
-        list(pool.map(lambda client: [load(client, model) for model in models], clients))
+        list(pool.map(load_all, clients))
 
 
 def unload(client: Any, model: str) -> None:
