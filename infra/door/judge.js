@@ -1,15 +1,41 @@
-// The server answers 500 to JSON that it can't read, as it does when it fails itself; only its words tell which it was.
-// Both get here after every replica said 500.
+// The server answers 500 to JSON that it can't read, as it does when it fails itself. Told apart here before another
+// server is asked, for asking them all makes one broken request the work of many.
 
 const HEADERS = ['Content-Type', 'Inference-Header-Content-Length'];
 
 async function answer(r) {
+    const wrong = fault(r);
+    if (wrong) {
+        r.headersOut['Content-Type'] = 'application/json';
+        r.return(400, JSON.stringify({error: wrong}));
+        return;
+    }
     const reply = await r.subrequest('/judge' + r.uri, {method: r.method});
     const unreadable = reply.status == 500 && /^\{"error":"(Unable|failed) to parse /.test(reply.responseText);
     HEADERS.filter((name) => reply.headersOut[name]).forEach((name) => {
         r.headersOut[name] = reply.headersOut[name];
     });
     r.return(unreadable ? 400 : reply.status, reply.responseBuffer);
+}
+
+// Returns what is wrong with a request's JSON, or '' where that must be asked of a server: of a body that is on the disk.
+function fault(r) {
+    let body;
+    try {
+        body = r.requestBuffer;
+    } catch (error) {
+        return '';
+    }
+    if (!body) {
+        return '';
+    }
+    const length = r.headersIn['Inference-Header-Content-Length'];
+    try {
+        const asked = JSON.parse((length ? body.slice(0, Number(length)) : body).toString());
+        return Array.isArray(asked.inputs) ? '' : "the JSON lacks 'inputs', a list";
+    } catch (error) {
+        return 'this is no JSON that can be read: ' + error.message;
+    }
 }
 
 // Over gRPC an error is a header, and bytes that are no message are called an error of the server's own.
@@ -19,4 +45,19 @@ function status(r) {
     }
 }
 
-export default {answer, status};
+// Behind limit_req, which a plain return would pass by.
+function refuse(r) {
+    r.headersOut['Retry-After'] = '1';
+    r.headersOut['Content-Type'] = 'application/json';
+    const words = 'this key has ' + r.variables.max_in_flight + ' requests under way, as many as it may';
+    r.return(429, JSON.stringify({error: words + '; wait for their answers'}));
+}
+
+function refuse_rpc(r) {
+    r.headersOut['grpc-status'] = '8';
+    const words = 'this key has ' + r.variables.max_in_flight + ' requests under way, as many as it may';
+    r.headersOut['grpc-message'] = words + '; wait for their answers';
+    r.return(204);
+}
+
+export default {answer, status, refuse, refuse_rpc};
