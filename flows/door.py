@@ -18,6 +18,7 @@ FOLDER = STATE / "door"
 PROGRAM = STATE / "serving" / "nginx"
 PACKAGES = ("nginx", "libnginx-mod-http-js")
 MODULE = Path("usr/lib/nginx/modules/ngx_http_js_module.so")
+WORKERS = 4  # per core: one that throws a large refused body away holds up the clients of few
 CONNECTIONS = 8192  # of a worker: each request under way has one to its client and one to a server
 
 CONFIGURATION = """\
@@ -25,7 +26,7 @@ load_module "{module}";
 {user}daemon off;
 pid nginx.pid;
 error_log stderr crit;
-worker_processes auto;
+worker_processes {workers};
 worker_rlimit_nofile {files};
 worker_shutdown_timeout {timeout_s}s;
 events {{ worker_connections {connections}; }}
@@ -135,6 +136,7 @@ def write() -> None:
         user=f"user {pwd.getpwuid(0).pw_name};\n" if os.getuid() == 0 else "",  # else nobody, who reads nothing here
         files=4 * CONNECTIONS if files == resource.RLIM_INFINITY else min(4 * CONNECTIONS, files),
         connections=CONNECTIONS,
+        workers=WORKERS * (os.cpu_count() or 1),
         keys="\n".join(f'        "Bearer {key}" {name};' for name, key in tokens.keys().items()),
         http="\n".join(f"        server {each.http} max_fails=0;" for each in 2 * servers),
         grpc="\n".join(f"        server {each.grpc} max_fails=0;" for each in 2 * servers),
