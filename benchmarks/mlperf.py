@@ -18,7 +18,7 @@ import numpy as np
 import tritonclient.grpc as triton
 
 DURATION_MS, SERVER_MS, SAMPLES, BATCH, IN_FLIGHT = 10_000, 30_000, 1024, 64, 4
-STEP, TRIES, FIRST = 1.25, 2, 100.0  # between two rates of Server, at each, and the lowest
+STEP, TRIES, FIRST = 1.25, 2, 50.0  # between two rates of Server, at each, and the lowest
 
 
 class Served:
@@ -98,7 +98,7 @@ def main(address: str, model: str, shard: str, keys: Path, bound_ms: float, out:
 
 
 def highest(served: Served, bound_ms: float, out: Path) -> dict[str, Any]:
-    """Return LoadGen's summary of the highest rate that it calls valid."""
+    """Return LoadGen's summary of the highest rate that it calls valid; of the lowest, where it calls none so."""
     rate, valid = FIRST, dict[str, Any]()
     bound = {"server_target_latency_ns": int(bound_ms * 1e6), "server_target_latency_percentile": 0.99}
     while True:
@@ -107,7 +107,7 @@ def highest(served: Served, bound_ms: float, out: Path) -> dict[str, Any]:
             if found["Result is"] == "VALID":
                 break
         else:
-            return valid
+            return valid or found
         valid, rate = found, rate * STEP
 
 

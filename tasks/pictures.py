@@ -92,8 +92,9 @@ def load_curve(out: Path, curves: dict[str, list[tuple[float, float]]], bound_ms
         axis.plot(rates, p99s, mark, color=colour, alpha=0.75, ms=6, label=name)
     axis.axhline(bound_ms, color=GREY, ls="--", label=f"bound: {bound_ms:g} ms")
     axis.set(xlabel="requests/s, Poisson arrivals", ylabel="p99, ms", yscale="log", title=title)
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.legend(fontsize=8, frameon=False)
+    for number in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        number("{x:g}")
+    axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axis.grid(alpha=0.25, which="both")
     axis.spines[["top", "right"]].set_visible(False)
     save(figure, out)
