@@ -22,7 +22,7 @@ class Knobs(BaseModel):
     max_score_difference: Annotated[float, Field(ge=0, le=1)]
     max_champion_drop: Annotated[float, Field(ge=0, le=1)]
     max_p99_ms: Annotated[float, Field(gt=0, le=1e6)]
-    grace_s: Annotated[float, Field(ge=0, le=600)]
+    grace_s: Annotated[float, Field(ge=0, le=86_400)]
 
 
 def gate(pipeline: str) -> dict[str, Any]:

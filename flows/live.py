@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -93,20 +93,20 @@ def load(client: Any, model: str) -> None:
         raise ValueError(f"the server did not load {model}: {error.message()}{remedy}") from error
 
 
-def load_everywhere(clients: list[Any], models: list[str]) -> None:
-    """Load models on every replica at once, one after the other on each: what is not live yet disturbs nobody there."""
-
-    def load_all(client: Any) -> None:
-        for model in models:
-            load(client, model)
-
-    with ThreadPoolExecutor(len(clients)) as pool:
-        list(pool.map(load_all, clients))
-
-
 def unload(client: Any, model: str) -> None:
     """Take a model off the server; nothing happens where it is not there."""
     client.unload_model(model, client_timeout=LOAD_TIMEOUT_S)
+
+
+def everywhere(act: Callable[[Any, str], None], clients: list[Any], models: list[str]) -> None:
+    """Load or unload models on every replica at once, one after the other on each; none of them may be answering."""
+
+    def act_on_all(client: Any) -> None:
+        for model in models:
+            act(client, model)
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(act_on_all, clients))
 
 
 def of_bytes(samples: list[bytes], name: str) -> Any:

@@ -1,6 +1,5 @@
 """The end of a deploy: settled, or all put back; also of one that was killed."""
 
-import time
 from typing import Any
 
 from tritonclient.utils import InferenceServerException
@@ -9,19 +8,16 @@ from flows import journal, live, receipt, repository
 from flows.terminal import say
 
 
-def settle(clients: list[Any], pipeline: str, version: int, previous: int, grace_s: float) -> None:
-    """End a deploy: the version before is unloaded after its grace time and kept on disk, older ones go."""
-    if previous:
-        time.sleep(grace_s)  # whoever resolved the old version's name has been answered
-        unload(clients, pipeline, previous)
+def settle(clients: list[Any], pipeline: str, version: int, previous: int) -> None:
+    """End a deploy: the version before stays loaded for its grace time (retirement.py) and on disk, older ones go."""
     retire(clients, pipeline, repository.versions(pipeline) - {previous, version})
     journal.close(pipeline)
 
 
-def conclude(clients: list[Any], pipeline: str, version: int, previous: int, grace_s: float) -> None:
+def conclude(clients: list[Any], pipeline: str, version: int, previous: int) -> None:
     """Settle a deploy whose receipt is written: where a replica dies now, the supervisor ends it."""
     try:
-        settle(clients, pipeline, version, previous, grace_s)
+        settle(clients, pipeline, version, previous)
     except InferenceServerException as error:
         say(f"version {version} of {pipeline} is live; a replica is not up ({error.message()}): it follows by itself")
 
@@ -53,7 +49,7 @@ def recover(clients: list[Any], pipeline: str) -> str | None:
         return None
     left = receipt.read(pipeline)
     if left is not None and left["version"] == begun["version"]:
-        settle(clients, pipeline, begun["version"], receipt.previous_version(pipeline), 0)
+        settle(clients, pipeline, begun["version"], receipt.previous_version(pipeline))
         return f"finished a deploy of {pipeline} that was killed: version {begun['version']} is live"
     restore(clients, pipeline, begun["before"], begun["version"], begun["known"])
     return f"undid a deploy of {pipeline} that was killed: version {repository.live_version(pipeline)} serves on"
@@ -68,6 +64,4 @@ def retire(clients: list[Any], pipeline: str, versions: set[int]) -> None:
 
 def unload(clients: list[Any], pipeline: str, version: int) -> None:
     """Take a version off the servers."""
-    for client in clients:
-        for model in repository.names(pipeline, version):
-            live.unload(client, model)
+    live.everywhere(live.unload, clients, repository.names(pipeline, version))

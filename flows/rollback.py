@@ -63,7 +63,7 @@ def go_back(pipeline: str) -> dict[str, Any]:
         configurations = repository.configurations(pipeline)
         journal.open_entry(pipeline, version, configurations, known=True)
         try:
-            live.load_everywhere(clients, repository.names(pipeline, version))
+            live.everywhere(live.load, clients, repository.names(pipeline, version))
             for client in clients:
                 prove(live.Served(client, pipeline, version), before)
                 lead_to(client, pipeline, version, before["configurations"])
@@ -71,7 +71,7 @@ def go_back(pipeline: str) -> dict[str, Any]:
             restore(clients, pipeline, configurations, version, known=True)
             raise
         swap(pipeline, now, before, configurations)
-        conclude(clients, pipeline, version, int(now["version"]), 0)
+        conclude(clients, pipeline, version, int(now["version"]))
     from tasks.record import promote
 
     promote(pipeline, before["receipt"])

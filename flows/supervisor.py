@@ -17,6 +17,7 @@ from flows.locking import Busy, alone
 from flows.patient import DEADLINE_S, Patient, listening
 from flows.recovery import recover
 from flows.replicas import Replica, replicas
+from flows.retirement import Retirement
 from tasks.package import public
 
 PERIOD_S = 1.0  # between two canaries
@@ -33,6 +34,7 @@ def main() -> None:
     every, seen, said = replicas(), metrics.Seen(), dict[str, str]()
     metrics.serve(seen, every)
     care: dict[str, Callable[[], None]] = {"deploys": end_killed_deploys}
+    care["versions"] = Retirement().attend
     care |= {each.name: partial(attend, each, Patient(each.name), seen) for each in every}
     care["door"] = partial(tend_door, Patient("door"), seen)
     while True:

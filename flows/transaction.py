@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from flows import golden, journal, live, promotion, receipt, repository, sandbox
 from flows.addresses import address
 from flows.gate import Knobs, package, read_json
-from flows.recovery import conclude, restore
+from flows.recovery import conclude, restore, unload
 from flows.refusal import Refused
 from flows.serving import MODELS
 from tasks import budget
@@ -38,6 +38,8 @@ def replace(
     version = max(repository.versions(pipeline), default=0) + 1
     journal.open_entry(pipeline, version, before)
     try:
+        for old in repository.versions(pipeline) - {previous}:  # at most two are loaded at a time
+            unload(clients, pipeline, old)
         repository.stage(package(pipeline) / "repository", pipeline, version)
         load(clients, pipeline, version)
         for client in clients:
@@ -45,13 +47,13 @@ def replace(
             switch(client, pipeline, version)
             proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
         trial |= {"golden": proof, "canary": batch.labels[0]}
-        left = account(pipeline, version, facts, trial, test) | compared
+        left = account(pipeline, version, facts, trial, test) | compared | {"grace_s": bounds.grace_s}
         receipt.keep_canary(pipeline, facts["sha256"], batch.samples[0])
         receipt.write(pipeline, left, test.sha256, trial["answers"], before)  # from here on the new one is live
     except BaseException:
         restore(clients, pipeline, before, version)
         raise
-    conclude(clients, pipeline, version, previous, bounds.grace_s)
+    conclude(clients, pipeline, version, previous)
     return left
 
 
@@ -98,7 +100,7 @@ def rehearse(pipeline: str, batch: golden.Golden, bounds: Knobs, test: promotion
 @task(cache_policy=NO_CACHE)
 def load(clients: list[Any], pipeline: str, version: int) -> None:
     """Load a new version of the parts beside the live one, on every replica."""
-    live.load_everywhere(clients, repository.names(pipeline, version))
+    live.everywhere(live.load, clients, repository.names(pipeline, version))
 
 
 @task(cache_policy=NO_CACHE)

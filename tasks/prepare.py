@@ -4,9 +4,8 @@ import hashlib
 import io
 import tarfile
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -14,21 +13,13 @@ from pydantic import AfterValidator, Field
 from tasks import atomic, pictures, rejects, shards
 from tasks.params import distinct, file_name
 from tasks.rejects import Rejected
+from tasks.splits import GIVEN, Checked, split
 from tasks.workload import Typed, part
 
 ClassName = Annotated[str, AfterValidator(file_name)]  # of the folder that people drop its samples into
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A sample that decodes; `content` is the SHA-256 of what it decodes to."""
-
-    name: str
-    split: str
-    data: bytes
-    label: int
-    content: str
+Share = Literal["given"] | Count  # of the training side, or what the data set itself sets apart
+ORDER = ("test", "validation", "train")  # of two samples of the same content the first stays
 
 
 def prepare(
@@ -39,22 +30,25 @@ def prepare(
     *,
     classes: Annotated[list[ClassName], Field(min_length=2), AfterValidator(distinct)],
     input: Annotated[Any, Typed("source", "Input")],
-    validation: Count,
+    test: Share,
+    validation: Share,
     calibration: Count,
     golden: Annotated[int, Field(ge=1, le=4096)],
     shard_size: Count,
 ) -> None:
     """Leave shards of four splits, `spec.json`, `report.json`, `report.html`, the golden batch and pictures in `out`.
 
-    Splits are decided by content: a sample's SHA-256 says where it goes, the official test set stays as it is, and no
-    sample lands in two splits. Every file seen is used or rejected with a reason; `ValueError` where too few are good.
+    Splits are decided by content: a sample's SHA-256 says where it goes, what the data set sets apart itself stays as
+    it is, and no sample lands in two splits. Every file seen is used or rejected with a reason; `ValueError` where too
+    few are good.
     """
     source = part(workload, "source")
-    kept, rejected, facts = check(source.read(raw, incoming, classes), source, input)
-    splits = split(kept, validation, calibration)
+    kept, rejected, facts = check(source.read(raw, incoming, classes, input), source, input)
+    splits = split(kept, test, validation, calibration)
     used = sum(len(samples) for samples in splits.values())
     seen = f"{used + len(rejected):,} files seen = {used:,} used + {len(rejected):,} rejected"
-    require(splits, classes, {"validation": validation, "calibration": calibration, "test": golden}, seen)
+    asked = {"test": test, "validation": validation, "calibration": calibration}
+    require(splits, classes, asked, golden, seen)
     spec = {
         "workload": workload,
         "classes": classes,
@@ -85,7 +79,7 @@ def check(samples: Any, source: Any, input: Any) -> tuple[list[Checked], list[Re
 
     A test sample keeps its place; a training sample equal to a test sample, or to one seen before, is rejected.
     """
-    ordered = sorted(samples, key=lambda s: s.split != "test")  # stable: the test set claims its content first
+    ordered = sorted(samples, key=lambda s: ORDER.index(s.split))  # stable: the test set claims its content first
     seen: dict[str, str] = {}
     kept, rejected = [], []
     facts = source.Facts(input)
@@ -109,48 +103,17 @@ def check(samples: Any, source: Any, input: Any) -> tuple[list[Checked], list[Re
     return kept, rejected, facts.result()
 
 
-def split(kept: list[Checked], validation: int, calibration: int) -> dict[str, list[Checked]]:
-    """Deal the training side by content hash; dropped files always join training, so they move no other image.
-
-    Calibration takes its share of every class: INT8 ranges come from it.
-    """
-    pool = sorted((s for s in kept if s.split == "train"), key=lambda s: s.content)
-    dealt = [s for s in pool if not s.name.startswith("incoming/")]
-    validating, calibrating = dealt[:validation], stratified(dealt[validation:], calibration)
-    held_out = {s.content for s in [*validating, *calibrating]}
-    return {
-        "train": [s for s in pool if s.content not in held_out],
-        "validation": validating,
-        "calibration": calibrating,
-        "test": [s for s in kept if s.split == "test"],
-    }
-
-
-def stratified(samples: list[Checked], count: int) -> list[Checked]:
-    """Take `count` samples, each class its share of them, rounded by largest remainder; in the order given."""
-    sizes = Counter(s.label for s in samples)
-    shares = {label: min(count, len(samples)) * size / len(samples) for label, size in sizes.items()}
-    left = {label: int(share) for label, share in shares.items()}
-    most = sorted(shares, key=lambda label: (left[label] - shares[label], label))
-    for label in most[: min(count, len(samples)) - sum(left.values())]:
-        left[label] += 1
-    taken = []
-    for sample in samples:
-        if left[sample.label]:
-            left[sample.label] -= 1
-            taken.append(sample)
-    return taken
-
-
-def require(splits: dict[str, list[Checked]], classes: list[str], least: dict[str, int], seen: str) -> None:
+def require(
+    splits: dict[str, list[Checked]], classes: list[str], asked: dict[str, Any], golden: int, seen: str
+) -> None:
     """Raise `ValueError` with numbers where a split is smaller than asked, or where a class is missing from one."""
-    knobs = {"test": "golden"}  # the batch is drawn from the test split
-    for name, count in least.items():
-        if len(splits[name]) < count:
-            knob = knobs.get(name, name)
+    for name, knob, count in [*((name, name, count) for name, count in asked.items()), ("test", "golden", golden)]:
+        least = 1 if count == GIVEN else count
+        if len(splits[name]) < least:
+            asks = f"prepare.{knob} asks for {count if count == GIVEN else f'{count:,}'}"
             raise ValueError(
-                f"{len(splits[name]):,} good samples for {name}, but prepare.{knob} asks for {count:,} ({seen}); "
-                f"add data or lower prepare.{knob}"
+                f"{len(splits[name]):,} good samples for {name}, but {asks} ({seen}); add data or "
+                f"{'write a number there' if count == GIVEN else f'lower prepare.{knob}'}"
             )
     counts = {name: per_class(splits[name], len(classes)) for name in ("train", "validation", "test")}
     thin = [

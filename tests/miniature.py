@@ -34,6 +34,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "quantize": {"min_calibration": 64},
     "measure": {"rounds": 5, "batches": [1, 32]},
     "select": {"max_accuracy_drop": 0.05, "max_class_drop": 0.2, "min_agreement": 0.9},
+    "deploy": {"grace_s": 3},
 }
 
 
@@ -111,7 +112,8 @@ def write_params(to: Path, files: dict[str, str]) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["serving"]["observe"] |= {"sample": 1.0, "max_mb": 1}
     block = params["pipelines"]["fashion"]
-    block["fetch"] = {"https": "https://127.0.0.1:9", "debian": "no-such-package", "files": files}
+    nowhere = {"https": "https://127.0.0.1:9", "debian": "no-such-package"}
+    block["fetch"] = {"sources": nowhere, "files": files}
     for section, knobs in KNOBS.items():
         block[section] |= knobs
     (to / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -157,7 +157,7 @@ TRAPS += [".5", "5.", "+1", "0", "-0", "TRUE", "~", "=", "<<"]
 
 def trap(text: str, rng: random.Random) -> dict[str, Any]:
     tree = yaml.safe_load(text)
-    path = rng.choice([*numbers(tree), *switches(tree), (*BLOCK, "fetch", "debian")])
+    path = rng.choice([*numbers(tree), *switches(tree), (*BLOCK, "fetch", "sources", "debian")])
     raw = rng.choice(TRAPS)
     found = put(text, path, RAW, raw, may_be_harmless=True, key="")
     if rng.random() < 0.2:

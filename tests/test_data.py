@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import shards
+from tasks import packing, shards
 from tasks.augment import augment
-from tasks.fetch import fetch
+from tasks.fetch import Sources, fetch
 from tasks.prepare import prepare
 from tests import miniature, toys
 
 CLASSES = miniature.CLASSES
+NOWHERE = Sources(https="https://127.0.0.1:9", debian="none")
 KNOBS = toys.PREPARE
 STILL = {
     "rotation": {"range": [-5, 5], "probability": 0},
@@ -188,7 +190,7 @@ def test_fetch_takes_plain_or_gzipped_files_from_the_mirror(
     (mirror / f"{name}.gz").write_bytes(gzip.compress((mirror / name).read_bytes()))
     (mirror / name).unlink()
     monkeypatch.setenv("ENGINEWORKS_MIRROR", str(mirror))
-    fetch(tmp_path / "out", https="https://127.0.0.1:9", debian="none", files=files)
+    fetch(tmp_path / "out", sources=NOWHERE, files=files)
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(files)
 
 
@@ -200,7 +202,8 @@ def test_without_a_mirror_the_address_is_asked(raw: Path, tmp_path: Path, monkey
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        fetch(tmp_path / "out", https=f"http://127.0.0.1:{server.server_port}", debian="none", files=files)
+        here = Sources.model_construct(https=f"http://127.0.0.1:{server.server_port}")
+        fetch(tmp_path / "out", sources=here, files=files)
         server.shutdown()
     assert all((tmp_path / "out" / name).read_bytes() == (raw / name).read_bytes() for name in files)
 
@@ -211,7 +214,7 @@ def test_a_damaged_gzip_in_the_mirror_is_a_reason_not_a_crash(tmp_path: Path, mo
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"file.gz: damaged"):
-        fetch(tmp_path / "out", https="https://127.0.0.1:9", debian="none", files={"file": "0" * 64})
+        fetch(tmp_path / "out", sources=NOWHERE, files={"file": "0" * 64})
 
 
 def test_fetch_names_every_source_and_its_reason(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +222,114 @@ def test_fetch_names_every_source_and_its_reason(raw: Path, tmp_path: Path, monk
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as error:
-        fetch(tmp_path / "out", https="https://127.0.0.1:9", debian="none", files={"t10k-labels-idx1-ubyte": "0" * 64})
+        fetch(tmp_path / "out", sources=NOWHERE, files={"t10k-labels-idx1-ubyte": "0" * 64})
     text = str(error.value)
     assert "SHA-256" in text and "address https://127.0.0.1:9" in text and "no apt-get" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_packed_into_the_same_bytes_wherever_and_whenever_it_lies(tmp_path: Path) -> None:
+    for number, folder in enumerate((tmp_path / "one", tmp_path / "other/place")):
+        for name in ("cat/1.png", "cat/2.png", "dog/1.png", ".hidden/3.png"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(name.encode())
+            os.utime(folder / name, (number, number))
+        (folder / "dog/link.png").symlink_to("/etc/passwd")
+        packing.pack(folder, tmp_path / f"{number}.tar")
+    assert (tmp_path / "0.tar").read_bytes() == (tmp_path / "1.tar").read_bytes()
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        assert tar.getnames() == ["cat/1.png", "cat/2.png", "dog/1.png"]
+
+
+def test_a_folder_comes_by_its_sha256_and_another_content_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENGINEWORKS_MIRROR", raising=False)
+    folder = tmp_path / "pictures"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat/1.png").write_bytes(b"one")
+    packing.pack(folder, tmp_path / "packed.tar")
+    files = {"mine.tar": hashlib.sha256((tmp_path / "packed.tar").read_bytes()).hexdigest()}
+    fetch(tmp_path / "out", sources=Sources(folder=str(folder)), files=files)
+    (folder / "cat/1.png").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"folder .*pictures: mine.tar: SHA-256 .* params.yaml wants"):
+        fetch(tmp_path / "out", sources=Sources(folder=str(folder)), files=files)
+    assert (tmp_path / "out/mine.tar").exists(), "what was there stays"
+
+
+def photographs(raw: Path, splits: dict[str, int]) -> None:
+    """Write a tar of coloured pictures of two classes, a note, a third folder and a split that nobody knows."""
+    raw.mkdir()
+    draw = np.random.default_rng(0)
+    with tarfile.open(raw / "photographs.tar", "w") as tar:
+
+        def add(name: str, content: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+        add("set-1/README", b"pictures")
+        for split, count in splits.items():
+            for number in range(count):
+                label = ("cat", "dog")[number % 2]
+                add(f"set-1/{split}/{label}/{number}.png", png(draw.integers(0, 255, (20, 24, 3)).astype(np.uint8)))
+        add("set-1/train/bird/0.png", b"")
+        add("set-1/spare/cat/0.png", b"")
+
+
+PHOTOGRAPHS: dict[str, Any] = {
+    "classes": ["cat", "dog"],
+    "test": "given",
+    "validation": "given",
+    "calibration": 4,
+    "golden": 2,
+    "shard_size": 100,
+}
+
+
+def colour(**given: Any) -> Any:
+    from tasks.modalities.image.source import Input
+
+    return Input(image_size=16, channels=3, normalisation="measured", **given)
+
+
+def test_an_archive_is_read_in_place_and_its_own_splits_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(tmp_path / "raw", {"train": 20, "val": 6, "test": 8})
+    knobs = PHOTOGRAPHS | {"input": colour(files="*/{split}/{class}/*.png")}
+    prepare(WORKLOAD, tmp_path / "raw", tmp_path / "none", tmp_path / "out", **knobs)
+    spec = json.loads((tmp_path / "out/spec.json").read_text())
+    assert spec["counts"] == {"train": 16, "validation": 6, "calibration": 4, "test": 8}
+    assert spec["shape"] == [3, 16, 16] and len(spec["mean"]) == 3
+    (rejected,) = json.loads((tmp_path / "out/report.json").read_text())["reasons"]
+    assert rejected == {"name": "set-1/spare/cat/0.png", "reason": "its folder is no split; there are: " + SPLITS}
+    assert "2 other files of the archive are no samples" in capsys.readouterr().out
+
+
+SPLITS = "train, validation, valid, val, test"
+
+
+def test_a_test_set_is_dealt_where_the_data_has_none(tmp_path: Path) -> None:
+    photographs(tmp_path / "raw", {"train": 40})
+    knobs = PHOTOGRAPHS | {"input": colour(files="**/{class}/*"), "test": 10, "validation": 8}
+    prepare(WORKLOAD, tmp_path / "raw", tmp_path / "none", tmp_path / "out", **knobs)
+    counts = json.loads((tmp_path / "out/spec.json").read_text())["counts"]
+    assert counts == {"train": 18, "validation": 8, "calibration": 4, "test": 10}
+    assert sorted(label for _, label in shards.read(tmp_path / "out", "test")) == [0] * 5 + [1] * 5
+    splits = [set(contents(tmp_path / "out", name)) for name in counts]
+    assert sum(map(len, splits)) == len(set.union(*splits)) == 40
+
+
+def test_an_archive_without_a_sample_of_the_pattern_is_refused_with_names(tmp_path: Path) -> None:
+    photographs(tmp_path / "raw", {"train": 2})
+    with pytest.raises(ValueError, match=r"no file of .*raw is named \{class\}/\*.* the first are: set-1/README"):
+        prepare(
+            WORKLOAD,
+            tmp_path / "raw",
+            tmp_path / "none",
+            tmp_path / "out",
+            **PHOTOGRAPHS | {"input": colour(files="{class}/*")},
+        )
+    with pytest.raises(ValueError, match="has to say once where the class stands"):
+        colour(files="*/*.png")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -98,6 +99,21 @@ def loaded(system: Miniature, version: int) -> list[bool]:
     return found
 
 
+def stubs(system: Miniature, version: int) -> set[int]:
+    """Return the processes that run a version's engine."""
+    name = f".state/triton/models/fashion_engine.{version}/"
+    running = [each for each in psutil.process_iter(["cmdline"]) if name in " ".join(each.info["cmdline"] or [])]
+    return {each.pid for each in running if each.cwd() == str(system.folder)}
+
+
+def unloaded(system: Miniature, version: int) -> None:
+    """Wait until a version's grace time is over and no replica holds it."""
+    deadline = time.monotonic() + 20
+    while any(loaded(system, version)):
+        assert time.monotonic() < deadline, "it stays loaded"
+        time.sleep(0.2)
+
+
 def recovered(system: Miniature, words: str) -> None:
     """Wait until the supervisor ended what a killed deploy left, and says so."""
     deadline = time.monotonic() + 30
@@ -149,17 +165,25 @@ def test_a_candidate_that_the_live_champion_beats_is_refused(other: Miniature, t
 def test_a_deploy_killed_after_its_receipt_is_finished_and_rolled_back_for_good(
     other: Miniature, traffic: Traffic
 ) -> None:
-    """The next run does not put back what was rolled back; a second rollback does."""
-    before = read(other, "live")
-    killed = python(other, SCRIPT % ("receipt.write", "receipt.write"))
+    """Within its grace time the version before is still loaded. The next run does not put back what was rolled back."""
+    before, params = read(other, "live"), other.folder / "params.yaml"
+    shipped = params.read_text()
+    params.write_text(shipped.replace("grace_s: 3", "grace_s: 300"))
+    assert params.read_text() != shipped
+    try:
+        killed = python(other, SCRIPT % ("receipt.write", "receipt.write"))
+    finally:
+        params.write_text(shipped)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     recovered(other, "finished a deploy of fashion")
-    deployed = read(other, "live")
-    assert deployed["version"] > before["version"]
-    assert loaded(other, deployed["version"]) == [True, True] and loaded(other, before["version"]) == [False, False]
+    deployed, held = read(other, "live"), stubs(other, before["version"])
+    assert deployed["version"] > before["version"] and len(held) == 2
+    assert loaded(other, deployed["version"]) == [True, True]
     back = other.shell("python -m flows.cli rollback")
     assert back.returncode == 0 and "is live again" in back.stdout, back.stdout
     assert read(other, "live") == before | {"rolled_back": deployed["sha256"]}
+    assert stubs(other, before["version"]) == held, "nothing was loaded"
+    unloaded(other, deployed["version"])
     refused = other.shell("python -m flows.cli run")
     assert refused.returncode == 3 and "this very package was rolled back" in refused.stdout, refused.stdout
 
@@ -188,7 +212,8 @@ def test_a_replica_that_dies_once_the_receipt_is_written_takes_nothing_back(othe
     live = read(other, "live")
     assert live["version"] != first["version"]
     recovered(other, "finished a deploy of fashion")
-    assert loaded(other, live["version"]) == [True, True] and loaded(other, first["version"]) == [False, False]
+    assert loaded(other, live["version"]) == [True, True]
+    unloaded(other, first["version"])
     assert other.shell("python -m flows.cli rollback").returncode == 0
     assert read(other, "live") == first
 

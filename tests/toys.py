@@ -14,6 +14,7 @@ INPUT = Input(image_size=28, channels=1, normalisation="measured")
 PREPARE: dict[str, Any] = {
     "classes": miniature.CLASSES,
     "input": INPUT,
+    "test": "given",
     "validation": 300,
     "calibration": 64,
     "golden": 8,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tasks.modalities.image import formats
+from tasks.modalities.image import archive, formats
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 LARGEST_BYTES = 4 * formats.LARGEST_PIXELS + 1_000_000
@@ -30,12 +30,16 @@ class Normalisation(BaseModel):
 
 
 class Input(BaseModel):
-    """What the network is fed: square images; `measured` takes mean and deviation from the training images."""
+    """What the network is fed: square images; `measured` takes mean and deviation from the training images.
+
+    `files` says how samples are named in a data set that comes as tar: `*/{split}/{class}/*.jpg`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     image_size: Annotated[int, Field(ge=8, le=1024)]
     channels: Literal[1, 3]
     normalisation: Literal["measured"] | Normalisation
+    files: Annotated[str, AfterValidator(archive.pattern)] | None = None  # names of samples in the data set's archives
 
 
 class Facts:
@@ -83,10 +87,13 @@ class Sample:
     problem: str | None = None
 
 
-def read(raw: Path, incoming: Path, classes: list[str]) -> Iterator[Sample]:
+def read(raw: Path, incoming: Path, classes: list[str], input: Input) -> Iterator[Sample]:
     """Yield every sample of the data set, then every file in `incoming/<class>/`; hidden ones are passed over."""
-    for split, prefix in IDX_SPLITS.items():
-        yield from read_idx(raw, split, prefix)
+    if input.files:
+        yield from read_archives(raw, classes, input.files)
+    else:
+        for split, prefix in IDX_SPLITS.items():
+            yield from read_idx(raw, split, prefix)
     home = incoming.resolve()
     for path in sorted(incoming.rglob("*")):
         inside = path.relative_to(incoming)
@@ -121,6 +128,16 @@ def printable(path: Path) -> str:
     """Return a path in characters that can be printed and stored; the others as escapes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def read_archives(raw: Path, classes: list[str], files: str) -> Iterator[Sample]:
+    """Yield the files of the data set's tars that are named as `files` says, of a class; they stay packed."""
+    for found in archive.members(raw, files, classes):
+        problem = None if found.split else f"its folder is no split; there are: {', '.join(archive.SPLITS)}"
+        if found.size > LARGEST_BYTES:
+            problem = f"{found.size:,} bytes, more than any image that may be used ({LARGEST_BYTES:,})"
+        data = b"" if problem else found.read()
+        yield Sample(printable(Path(found.name)), found.split or "train", data, found.label, problem=problem)
 
 
 def read_idx(raw: Path, split: str, prefix: str) -> Iterator[Sample]:

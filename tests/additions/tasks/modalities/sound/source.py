@@ -47,7 +47,7 @@ class Sample:
     problem: str | None = None
 
 
-def read(raw: Path, incoming: Path, classes: list[str]) -> Iterator[Sample]:
+def read(raw: Path, incoming: Path, classes: list[str], input: Input) -> Iterator[Sample]:
     """Yield every sound of the archive."""
     with tarfile.open(raw / "tones.tar") as archive:
         for member in archive.getmembers():
