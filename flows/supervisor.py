@@ -18,6 +18,7 @@ from flows.patient import DEADLINE_S, Patient, listening
 from flows.recovery import recover
 from flows.replicas import Replica, replicas
 from flows.retirement import Retirement
+from flows.sentinel import Sentinel
 from tasks.package import public
 
 PERIOD_S = 1.0  # between two canaries
@@ -33,6 +34,7 @@ def main() -> None:
     addresses.adopt()
     every, seen, said = replicas(), metrics.Seen(), dict[str, str]()
     metrics.serve(seen, every)
+    Sentinel(every).start()
     care: dict[str, Callable[[], None]] = {"deploys": end_killed_deploys}
     care["versions"] = Retirement().attend
     care |= {each.name: partial(attend, each, Patient(each.name), seen) for each in every}

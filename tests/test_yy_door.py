@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import yaml
 from tritonclient.grpc import service_pb2 as messages
 
 from flows.replicas import HEADER
@@ -249,11 +250,12 @@ BAD: dict[str, tuple[Callable[[Miniature], Answer], str]] = {
     "NaN": (binary_case(np.full((1, 1, 28, 28), np.nan, np.float32)), "NaN or infinite"),
     "an infinity": (binary_case(np.full((1, 1, 28, 28), -np.inf, np.float32)), "NaN or infinite"),
     "empty body": (json_case(b""), "parse|empty|input"),
-    "no JSON": (json_case(b"hello"), "parse"),
+    "no JSON": (json_case(b"hello"), "no JSON"),
     "no object": (json_case(b"[1, 2]"), "parse|object|input|key"),
-    "binary zeros": (json_case(bytes(1000)), "parse"),
-    "250,000 nested brackets": (json_case(nested(250_000)), "parse|nest|object|key|input"),
-    "499,000 nested brackets": (json_case(nested(499_000)), "parse|nest|object|key|input"),
+    "binary zeros": (json_case(bytes(1000)), "no JSON"),
+    "49,000 nested brackets": (json_case(nested(49_000)), "parse|nest|object|key|input"),
+    "49,000 open brackets": (json_case(b"[" * 49_000), "nested too deep"),
+    "250,000 nested brackets": (json_case(nested(250_000)), "99,999"),
     "JSON of 2 MB": (json_case(b'{"id":"' + b"x" * 2_000_000 + b'"}'), "99,999"),
     "header length 99999999999": (binary_case(ONE, Inference_Header_Content_Length="99999999999"), "99999"),
     "negative header length": (binary_case(ONE, Inference_Header_Content_Length="-1"), "99999"),
@@ -448,7 +450,8 @@ def test_a_thousand_clients_at_once_are_answered_or_told_to_wait(unharmed: Minia
 
     statuses = asyncio.run(crowd())
     assert len(statuses) == 1000 and set(statuses) <= {200, 429, 503}
-    assert statuses.count(200) >= 100
+    serving = yaml.safe_load((unharmed.folder / "params.yaml").read_text())["serving"]
+    assert statuses.count(200) >= serving["realtime"]["max_in_flight"]
 
 
 def test_a_thousand_slow_senders_keep_nobody_waiting(unharmed: Miniature) -> None:
