@@ -6,6 +6,7 @@ clients cost 5 to 25 % more.
 """
 
 import gc
+import signal
 import struct
 import sys
 import threading
@@ -48,9 +49,12 @@ class Client:
         self.call = channel.unary_unary(INFER)
         self.requests, self.timeout_s, self.headers = requests, timeout_s, tuple(headers)
         self.sent, self.skipped, self.notes, self.answered = 0, 0, list[Note](), SimpleQueue[None]()
+        self.interrupted = False
 
     def send(self, number: int, due: float) -> None:
-        """Send a request; its answer is noted when it comes."""
+        """Send a request; its answer is noted when it comes. `KeyboardInterrupt` where Ctrl-C came meanwhile."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         self.sent += 1
         sent = time.perf_counter()
         message = self.requests[number % len(self.requests)]
@@ -74,7 +78,7 @@ class Client:
     def drain(self) -> None:
         """Wait for the last answer; each comes, or is an error, within the timeout."""
         pause = threading.Event()
-        while self.in_flight() > 0:
+        while self.in_flight() > 0 and not self.interrupted:
             pause.wait(0.002)
 
 
@@ -91,8 +95,25 @@ def connected(address: str, requests: Sequence[bytes], timeout_s: float, headers
             raise ValueError(f"load: nobody answers gRPC at {address}") from None
         sys.setswitchinterval(SWITCH_S)
         gc.disable()
+        client = Client(channel, requests, timeout_s, headers)
         try:
-            yield Client(channel, requests, timeout_s, headers)
+            with between_calls(client):
+                yield client
         finally:
             gc.enable()
             sys.setswitchinterval(switch)
+    if client.interrupted:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def between_calls(client: Client) -> Iterator[None]:
+    """Have Ctrl-C count between two requests only: within a call it would leave gRPC's locks held for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: setattr(client, "interrupted", True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,5 +1,7 @@
 """The load generator, against a real gRPC server in this process that does as a test wants."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,3 +171,16 @@ def test_a_request_is_what_tritons_own_client_sends() -> None:
     assert ours.raw_input_contents[0] == theirs._get_content()
     assert list(ours.inputs) == [theirs._get_tensor()]
     assert ours.parameters["priority"].uint64_param == 2
+
+
+def test_ctrl_c_ends_a_load_between_two_requests_and_never_hangs_it() -> None:
+    """Within a call of gRPC it would leave a lock held, and the connection's end would wait for that."""
+    before = signal.getsignal(signal.SIGINT)
+    with server(at_once) as address:
+        for number in range(30):
+            threading.Timer(0.1 + 0.003 * number, os.kill, (os.getpid(), signal.SIGINT)).start()
+            begun = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                load.open_loop(address, REQUESTS, rate=2000, seconds=30, seed=number, timeout_s=5)
+            assert time.monotonic() - begun < 5
+    assert signal.getsignal(signal.SIGINT) is before
