@@ -17,7 +17,7 @@ from flows import receipt, repository, services
 from flows.patient import listening
 from flows.replicas import Replica
 
-LOOK_S = 2.0  # between two looks for new processes
+LOOK_S = 0.5  # between two looks for new processes
 MODEL = re.compile(r"/models/([^/ ]+)/")  # in the command line of a process that runs a model
 
 
