@@ -58,7 +58,7 @@ def test_every_measurement_is_kept_with_its_knobs(tuned: tuple[str, Path, list[s
         assert answered + errors >= int(row["sent"]) > 0
         assert row["held"] == "False" or (not errors and float(row["p99_ms"]) <= 250)
     held = [row for row in rows if row["held"] == "True" and row["instances"] == str(found["winner"]["instances"])]
-    assert max(float(row["asked_per_s"]) for row in held) >= found["capacity_per_s"]
+    assert round(max(float(row["asked_per_s"]) for row in held), 1) >= found["capacity_per_s"]
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
