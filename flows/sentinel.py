@@ -9,7 +9,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -24,9 +24,10 @@ MODEL = re.compile(r"/models/([^/ ]+)/")  # in the command line of a process tha
 class Sentinel(threading.Thread):
     """Watches the processes that run models, of two replicas or more: a lone one is healed by loading anew."""
 
-    def __init__(self, every: list[Replica]) -> None:
+    def __init__(self, every: list[Replica], say: Callable[[str], None]) -> None:
+        """Say what happens by way of `say`."""
         super().__init__(daemon=True)
-        self.every = every
+        self.every, self.say = every, say
 
     def run(self) -> None:
         """Watch until the supervisor ends."""
@@ -42,7 +43,7 @@ class Sentinel(threading.Thread):
                     model, server = watched[handle]
                     if model in live():
                         server.kill()
-                        print(f"{model}: its process died; its server is ended, to be started anew", flush=True)
+                        self.say(f"{model}: its process died; its server is ended, to be started anew")
             time.sleep(0 if watched else LOOK_S)
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     addresses.adopt()
     every, seen, said = replicas(), metrics.Seen(), dict[str, str]()
     metrics.serve(seen, every)
-    Sentinel(every).start()
+    Sentinel(every, say).start()
     care: dict[str, Callable[[], None]] = {"deploys": end_killed_deploys}
     care["versions"] = Retirement().attend
     care |= {each.name: partial(attend, each, Patient(each.name), seen) for each in every}

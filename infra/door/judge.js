@@ -49,15 +49,17 @@ function status(r) {
 function refuse(r) {
     r.headersOut['Retry-After'] = '1';
     r.headersOut['Content-Type'] = 'application/json';
-    const words = 'this key has ' + r.variables.max_in_flight + ' requests under way, as many as it may';
-    r.return(429, JSON.stringify({error: words + '; wait for their answers'}));
+    r.return(429, JSON.stringify({error: refusal(r)}));
 }
 
 function refuse_rpc(r) {
     r.headersOut['grpc-status'] = '8';
-    const words = 'this key has ' + r.variables.max_in_flight + ' requests under way, as many as it may';
-    r.headersOut['grpc-message'] = words + '; wait for their answers';
+    r.headersOut['grpc-message'] = refusal(r);
     r.return(204);
+}
+
+function refusal(r) {
+    return `this key has ${r.variables.max_in_flight} requests under way, as many as it may; wait for their answers`;
 }
 
 export default {answer, status, refuse, refuse_rpc};
