@@ -23,6 +23,7 @@ def split(kept: list[Checked], test: Any, validation: Any, calibration: int) -> 
 
     A test set dealt here, and calibration, take their share of every class: INT8 ranges come from the latter.
     """
+    refuse_both(kept, {"test": test, "validation": validation})
     pool = sorted((s for s in kept if s.split == "train"), key=lambda s: s.content)
     dealt = [s for s in pool if not s.name.startswith("incoming/")]
     testing = [s for s in kept if s.split == "test"] if test == GIVEN else stratified(dealt, test)
@@ -36,6 +37,16 @@ def split(kept: list[Checked], test: Any, validation: Any, calibration: int) -> 
         "calibration": calibrating,
         "test": testing,
     }
+
+
+def refuse_both(kept: list[Checked], asked: dict[str, Any]) -> None:
+    """Raise `ValueError` where a number is asked for of what the data set sets apart itself: that would be lost."""
+    for name, count in asked.items():
+        given = sum(each.split == name for each in kept)
+        if given and count != GIVEN:
+            raise ValueError(
+                f"prepare.{name}: {count:,} to set aside, but the data set has {given:,} for {name} itself; write: {GIVEN}"
+            )
 
 
 def without(samples: list[Checked], others: list[Checked]) -> list[Checked]:

@@ -321,6 +321,16 @@ def test_a_test_set_is_dealt_where_the_data_has_none(tmp_path: Path) -> None:
     assert sum(map(len, splits)) == len(set.union(*splits)) == 40
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_what_the_data_set_sets_apart_itself_is_never_lost(tmp_path: Path, split: str) -> None:
+    photographs(tmp_path / "raw", {"train": 20, "val": 6, "test": 8})
+    knobs = PHOTOGRAPHS | {"input": colour(files="*/{split}/{class}/*.png"), split: 5}
+    with pytest.raises(
+        ValueError, match=rf"prepare.{split}: 5 to set aside, but the data set has \d for {split} itself"
+    ):
+        prepare(WORKLOAD, tmp_path / "raw", tmp_path / "none", tmp_path / "out", **knobs)
+
+
 def test_an_archive_without_a_sample_of_the_pattern_is_refused_with_names(tmp_path: Path) -> None:
     photographs(tmp_path / "raw", {"train": 2})
     with pytest.raises(ValueError, match=r"no file of .*raw is named \{class\}/\*.* the first are: set-1/README"):

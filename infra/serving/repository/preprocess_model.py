@@ -25,7 +25,7 @@ class TritonPythonModel:
     def initialize(self, args):
         """Build the pipeline for the largest batch that the server may send, with as many threads as configured.
 
-        At a lower priority than the engines: large pictures hold up those who send tensors half as long.
+        At a lower priority than the engines, for those who send tensors wait for them alone.
         """
         os.nice(NICE)
         self.spec = json.loads(Path(__file__).with_name("spec.json").read_bytes())
