@@ -44,9 +44,8 @@ def refuse_both(kept: list[Checked], asked: dict[str, Any]) -> None:
     for name, count in asked.items():
         given = sum(each.split == name for each in kept)
         if given and count != GIVEN:
-            raise ValueError(
-                f"prepare.{name}: {count:,} to set aside, but the data set has {given:,} for {name} itself; write: {GIVEN}"
-            )
+            said = f"{count:,} to set aside, but the data set has {given:,} for {name} itself"
+            raise ValueError(f"prepare.{name}: {said}; write: {GIVEN}")
 
 
 def without(samples: list[Checked], others: list[Checked]) -> list[Checked]:
