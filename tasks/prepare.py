@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,8 +44,13 @@ def prepare(
     few are good.
     """
     source = part(workload, "source")
-    kept, rejected, facts = check(source.read(raw, incoming, classes, input), source, input)
+    facts = source.Facts(input)
+    measured = facts.add if test == GIVEN else None  # else it is not known yet what will be a test sample
+    kept, rejected = check(source.read(raw, incoming, classes, input), source, input, measured)
     splits = split(kept, test, validation, calibration)
+    for name in () if measured else ("train", "validation", "calibration"):
+        for each in splits[name]:
+            facts.add(source.decode(each.data, input))
     used = sum(len(samples) for samples in splits.values())
     seen = f"{used + len(rejected):,} files seen = {used:,} used + {len(rejected):,} rejected"
     asked = {"test": test, "validation": validation, "calibration": calibration}
@@ -52,7 +58,7 @@ def prepare(
     spec = {
         "workload": workload,
         "classes": classes,
-        **facts,
+        **facts.result(),
         "counts": {name: len(samples) for name, samples in splits.items()},
     }
     with atomic.folder(out) as folder:
@@ -74,15 +80,16 @@ def per_class(samples: list[Checked], classes: int) -> list[int]:
     return [counts[label] for label in range(classes)]
 
 
-def check(samples: Any, source: Any, input: Any) -> tuple[list[Checked], list[Rejected], dict[str, Any]]:
-    """Decode every sample; return those to use, those rejected, and the facts about the training side.
+def check(
+    samples: Any, source: Any, input: Any, measured: Callable[[Any], None] | None
+) -> tuple[list[Checked], list[Rejected]]:
+    """Decode every sample; return those to use and those rejected; the training side's are `measured` on the way.
 
     A test sample keeps its place; a training sample equal to a test sample, or to one seen before, is rejected.
     """
     ordered = sorted(samples, key=lambda s: ORDER.index(s.split))  # stable: the test set claims its content first
     seen: dict[str, str] = {}
     kept, rejected = [], []
-    facts = source.Facts(input)
     for sample in ordered:
         try:
             if sample.problem:
@@ -98,9 +105,9 @@ def check(samples: Any, source: Any, input: Any) -> tuple[list[Checked], list[Re
             continue
         seen.setdefault(content, sample.name)
         kept.append(Checked(sample.name, sample.split, sample.data, sample.label, content))
-        if sample.split != "test":
-            facts.add(pixels)
-    return kept, rejected, facts.result()
+        if measured and sample.split != "test":
+            measured(pixels)
+    return kept, rejected
 
 
 def require(

@@ -319,6 +319,15 @@ def test_a_test_set_is_dealt_where_the_data_has_none(tmp_path: Path) -> None:
     assert sorted(label for _, label in shards.read(tmp_path / "out", "test")) == [0] * 5 + [1] * 5
     splits = [set(contents(tmp_path / "out", name)) for name in counts]
     assert sum(map(len, splits)) == len(set.union(*splits)) == 40
+    means = {
+        name: [np.frombuffer(each, np.uint8).reshape(-1, 3).mean(0) for each in contents(tmp_path / "out", name)]
+        for name in counts
+    }
+    tested = means.pop("test")
+    trained = [each for several in means.values() for each in several]
+    measured = json.loads((tmp_path / "out/spec.json").read_text())["mean"]
+    assert np.allclose(measured, np.mean(trained, 0), atol=1e-3), "no test image counts"
+    assert not np.allclose(measured, np.mean([*trained, *tested], 0), atol=1e-3)
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
