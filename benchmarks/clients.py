@@ -114,7 +114,7 @@ async def arrive(port: int, request: bytes, rate: float, ended: Callable[[float]
 async def one(port: int, request: bytes, due: float, idle: list[Connection], tally: Tally) -> None:
     """Ask once and note how it went."""
     try:
-        connection = idle.pop() if idle else await connect(port)
+        connection = await kept(port, idle)
         status = await connection.ask(request)
     except OSError as error:
         tally.failures.append(repr(error))
@@ -124,6 +124,15 @@ async def one(port: int, request: bytes, due: float, idle: list[Connection], tal
     else:
         tally.failures.append(str(status))
     idle.append(connection)
+
+
+async def kept(port: int, idle: list[Connection]) -> Connection:
+    """Return a connection that is not under way; those that the server closed meanwhile, as unused, are let go."""
+    while idle:
+        connection = idle.pop()
+        if not connection.transport.is_closing():
+            return connection
+    return await connect(port)
 
 
 async def connect(port: int) -> Connection:

@@ -1,6 +1,7 @@
 """The sandbox: a server of its own in which a package proves itself before the live server hears of it."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import time
@@ -22,8 +23,12 @@ CALLS = 100  # at batch 1, for the latency
 
 
 @contextlib.contextmanager
-def sandbox(repository: Path, pipeline: str, port: int = 0, name: str = "sandbox") -> Iterator[live.Served]:
+def sandbox(
+    repository: Path, pipeline: str, port: int = 0, name: str = "sandbox", nice: int = 0
+) -> Iterator[live.Served]:
     """Serve a packaged repository alone, on this port or else a free one, and end that server whatever happens.
+
+    The higher `nice`, the more it lets the live servers go first.
 
     `ValueError` with the server's last words where it does not come up, or not within its time.
     """
@@ -35,6 +40,8 @@ def sandbox(repository: Path, pipeline: str, port: int = 0, name: str = "sandbox
     with log.open("wb") as words:
         child = hidden.start(serving.alone(repository, port), serving.restrictions(), serving.environment(), words)
     try:
+        # now, before it has threads and children: they inherit it
+        os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
         client = Replica(name, "", f"{HOST}:{port}", "").client()
         await_ready(client, child, log, pipeline)
         yield live.Served(client, pipeline)

@@ -12,10 +12,7 @@ from pathlib import Path
 import numpy as np
 import preprocess
 import triton_python_backend_utils as pb
-from nvidia.dali._utils import dali_trace
 
-# This server's Python knows ASCII paths only: DALI, noting which lines made an operator, would die in a folder named ü.
-dali_trace.set_tracing(enabled=False)
 NICE = 5
 
 
@@ -25,9 +22,14 @@ class TritonPythonModel:
     def initialize(self, args):
         """Build the pipeline for the largest batch that the server may send, with as many threads as configured.
 
-        At a lower priority than the engines, for those who send tensors wait for them alone.
+        At a lower priority than the engines, DALI's import included: who sends tensors waits for the engines alone.
         """
         os.nice(NICE)
+        from nvidia.dali._utils import dali_trace
+
+        # This server's Python knows ASCII paths only: DALI, noting which lines made an operator, would die in a folder
+        # named ü.
+        dali_trace.set_tracing(enabled=False)
         self.spec = json.loads(Path(__file__).with_name("spec.json").read_bytes())
         self.kind = self.spec["workload"].split("/")[0]
         config = json.loads(args["model_config"])
