@@ -65,6 +65,8 @@ def attach(client: "MlflowClient", run_id: str, deps: dict[str, Path], found: di
     for name, report in found.items():
         client.log_text(run_id, json.dumps(report, indent=2, ensure_ascii=False), f"reports/{name}.json")
     client.log_artifact(run_id, str(deps["curves"] / "curves.csv"), "reports/train")
+    for weights in deps["train"].glob("*.safetensors"):  # that another training may start from
+        client.log_artifact(run_id, str(weights), "weights")
     for name, path in deps.items():
         for picture in sorted(path.glob("*.png")):
             client.log_artifact(run_id, str(picture), f"pictures/{name}")

@@ -79,7 +79,7 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     write(root / "prepare/spec.json", {"classes": ["a", "b"], "image_size": 2, "counts": {"train": 8}})
     write(root / "prepare/train-0.tar", b"shard")
     write(root / "augment/augment.json", {"flip": {"probability": 0.5}})
-    write(root / "train/train.json", {"width": 64})
+    write(root / "train/train.json", {"network": {"name": "small", "width": 64}})
     write(root / "curves/curves.csv", CURVES)
     write(root / "train/weights.safetensors", b"weights")
     write(

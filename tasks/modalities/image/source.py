@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tasks.modalities.image import archive, formats
+from tasks.modalities.image import archive, cutouts, formats
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 LARGEST_BYTES = 4 * formats.LARGEST_PIXELS + 1_000_000
@@ -32,7 +32,10 @@ class Normalisation(BaseModel):
 class Input(BaseModel):
     """What the network is fed: square images; `measured` takes mean and deviation from the training images.
 
-    `files` says how samples are named in a data set that comes as tar: `*/{split}/{class}/*.jpg`.
+    `files` says how samples are named in a data set that comes as tar: `*/{split}/{class}/*.jpg`. With `backgrounds` a
+    picture with transparent parts is put on drawn ones, that many for training, one elsewhere; else transparency is
+    dropped, as the server does. Training images are stored with a shorter side of `stored_edge` pixels where they are
+    larger.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +43,15 @@ class Input(BaseModel):
     channels: Literal[1, 3]
     normalisation: Literal["measured"] | Normalisation
     files: Annotated[str, AfterValidator(archive.pattern)] | None = None  # names of samples in the data set's archives
+    backgrounds: Annotated[int, Field(ge=1, le=1000)] | None = None
+    stored_edge: Annotated[int, Field(ge=8, le=8192)] | None = None
+
+    @model_validator(mode="after")
+    def detailed(self) -> "Input":
+        """Refuse to store less than the network sees."""
+        if self.stored_edge and self.stored_edge < self.image_size:
+            raise ValueError(f"stored_edge {self.stored_edge} is less than image_size {self.image_size}; raise it")
+        return self
 
 
 class Facts:
@@ -165,9 +177,38 @@ def encode(pixels: Any) -> bytes:
 
 def decode(data: bytes, input: Input) -> Any:
     """Decode one file fully, to the pixels that DALI makes of it; `ValueError` says why it can't be used."""
-    return formats.decode(data, input.channels)
+    return formats.decode(held_out(data, input), input.channels)
+
+
+def held_out(data: bytes, input: Input) -> bytes:
+    """Return what is kept of a file that judges or calibrates: itself, or a cut-out on a background."""
+    return (cutouts.composites(data, input.image_size, 1) or [data])[0] if input.backgrounds else data
+
+
+def training(data: bytes, input: Input) -> list[bytes]:
+    """Return what is kept of a file that trains: itself, smaller where it is larger than need be, or composites."""
+    found = cutouts.composites(data, input.image_size, input.backgrounds) if input.backgrounds else []
+    return found or [reduced(data, input)]
+
+
+def reduced(data: bytes, input: Input) -> bytes:
+    """Return a picture with the shorter side that training images are stored with; smaller ones as they are."""
+    from PIL import Image
+
+    if input.stored_edge is None:
+        return data
+    pixels = formats.decode(data, input.channels)
+    share = input.stored_edge / min(pixels.shape[:2])
+    if share >= 1:
+        return data
+    size = [round(share * length) for length in pixels.shape[1::-1]]
+    return cutouts.encode(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
 def picture(data: bytes, input: Input) -> Any:
     """Return a file in small, used or rejected, uint8 HW or HWC; None where it can't be shown cheaply."""
-    return formats.picture(data, input.channels, THUMBNAIL)
+    try:
+        shown = held_out(data, input)
+    except ValueError:
+        shown = data
+    return formats.picture(shown, input.channels, THUMBNAIL)

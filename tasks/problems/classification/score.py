@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.problems.classification import network
+from tasks.problems.classification import loss
 
-METRIC = network.METRIC
+METRIC = loss.METRIC
 
 Predict = Callable[[Any], Any]
 
