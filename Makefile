@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := 0.13.9
 DOWNLOAD := 1.3 GB
 
-.PHONY: run test up down setup lock lint gpu-check bench-engines bench-input bench-abuse bench-serving
+.PHONY: run test up down setup lock lint gpu-check bench-engines bench-input bench-train bench-abuse bench-serving
 run: .venv/ready ## data -> trained -> optimised -> deployed
 	@$(BIN)/python -m flows.cli run $(PIPELINE)
 
@@ -47,6 +47,9 @@ bench-abuse: .venv/ready ## what others notice while somebody abuses the door; w
 
 bench-input: .venv/ready ## photographs a second of every way to feed a network; wants `engineworks add clothing`, fetched
 	@$(BIN)/python benchmarks/input.py
+
+bench-train: .venv/ready ## time to the target beside stock scripts, Lightning beside a bare loop, growth; wants a `make run` before
+	@$(BIN)/python benchmarks/training.py
 
 bench-serving: .venv/ready ## what serving costs and holds, beside other servers; wants a `make run` before
 	@$(BIN)/python -m flows.cli up
