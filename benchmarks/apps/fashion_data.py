@@ -1,4 +1,4 @@
-"""Fashion-MNIST as torchvision gives it, a picture and its label at a time, and the network of PyTorch's MNIST example."""
+"""Fashion-MNIST as torchvision gives it, picture by picture, and the network of PyTorch's MNIST example."""
 
 from pathlib import Path
 from typing import Any

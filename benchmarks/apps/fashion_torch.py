@@ -1,4 +1,4 @@
-"""Fashion-MNIST as PyTorch's own MNIST example trains: its network, Adadelta, a DataLoader with ToTensor; until a target.
+"""Fashion-MNIST as PyTorch's own MNIST example trains: its network, Adadelta, a DataLoader; until a target.
 
     python fashion_torch.py FOLDER SEED TARGET
 
