@@ -2,8 +2,8 @@
 
     python benchmarks/together.py PIPELINE=BOUND_MS PIPELINE=BOUND_MS [ROUNDS]
 
-Both are deployed and the servers up. A request is one prepared tensor over HTTP. Alone: the highest rate whose p99 is within
-its bound. Together: both at the same share of those rates, raised until a bound breaks, with both networks on both
+Both are deployed and the servers up. A request is one prepared tensor over HTTP. Alone: the highest rate whose p99 is
+within its bound. Together: both at the same share of those rates, raised until one breaks, with both networks on both
 replicas (`shared`, through the door) and with a replica for each (`apart`, asked directly). Writes
 benchmarks/results/together.json.
 """
