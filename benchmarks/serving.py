@@ -7,11 +7,12 @@ part; outages run in a miniature copy and write a file of their own.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import overhead, peers  # noqa: E402
-from flows import addresses, receipt, repository, tokens  # noqa: E402
+from flows import addresses, door, receipt, repository, tokens  # noqa: E402
 from flows.serving import MODELS  # noqa: E402
 from tasks.measure import machine  # noqa: E402
 
@@ -28,7 +29,7 @@ RESULTS = ROOT / "benchmarks/results/serving.json"
 
 
 def main(rounds: int, parts: list[str]) -> None:
-    """Measure the parts one after the other and keep what each gives."""
+    """Measure the parts that are asked for."""
     os.chdir(ROOT)
     addresses.adopt()
     left = receipt.read(PIPELINE)
@@ -36,6 +37,25 @@ def main(rounds: int, parts: list[str]) -> None:
         raise SystemExit(f"{PIPELINE} is not deployed; run: make run")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     found |= {"engine": left["engine"], "bound_p99_ms": BOUND_MS}
+    with unlimited():
+        measure(rounds, parts, found)
+
+
+@contextlib.contextmanager
+def unlimited() -> Iterator[None]:
+    """Lift the door's limit of requests a second for the while: what the servers can do is asked."""
+    known = door.knobs
+    door.knobs = lambda: known().model_copy(update={"max_requests_per_s": 1_000_000})
+    try:
+        door.admit(tokens.FIRST, tokens.REALTIME)
+        yield
+    finally:
+        door.knobs = known
+        door.admit(tokens.FIRST, tokens.REALTIME)
+
+
+def measure(rounds: int, parts: list[str], found: dict[str, Any]) -> None:
+    """Measure the parts one after the other and keep what each gives."""
     for name in parts:
         print(name, flush=True)
         found[name] = {"machine": machine(1), "load_before": os.getloadavg()[0], "rows": PARTS[name](rounds)}

@@ -19,6 +19,7 @@ PROGRAM = STATE / "serving" / "nginx"
 PACKAGES = ("nginx", "libnginx-mod-http-js")
 MODULE = Path("usr/lib/nginx/modules/ngx_http_js_module.so")
 WORKERS = 4  # per core: one that throws a large refused body away holds up the clients of few
+WAIT_S = 2.0  # that a request beyond its key's share of a second is held back at most, before it is refused
 CONNECTIONS = 8192  # of a worker: each request under way has one to its client and one to a server
 
 CONFIGURATION = """\
@@ -46,6 +47,9 @@ http {{
         "~^throughput/" {throughput};
         default {realtime};
     }}
+    map "" $max_requests_per_s {{ default {rate}; }}
+    limit_req_zone $who zone=rate:1m rate={rate}r/s;
+    limit_req zone=rate burst={waiting} delay={realtime};
     limit_conn realtime {realtime};
     limit_conn throughput {throughput};
     client_max_body_size {max_body_mb}m;
@@ -145,6 +149,8 @@ def write() -> None:
         max_body_mb=given.max_body_mb,
         realtime=given.realtime.max_in_flight,
         throughput=given.throughput.max_in_flight,
+        rate=given.max_requests_per_s,
+        waiting=given.realtime.max_in_flight + round(WAIT_S * given.max_requests_per_s),
         timeout_s=given.timeout_s,
     )
     tokens.write(FOLDER / "nginx.conf", text)

@@ -10,9 +10,10 @@ import resource
 import signal
 import struct
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 TRACE_ME, DETACH = 0, 17  # requests of ptrace(2)
 POINTER = struct.calcsize("P")
@@ -27,42 +28,47 @@ def start(
 
     `OSError` where the system does not let a process trace its child.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background shell had it ignored
-        resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
-        if secrets:
-            libc.ptrace(TRACE_ME, 0, None, None)  # stops the new program before its first instruction
-
     hidden = {f"ENGINEWORKS_ARGUMENT_{i}": secret for i, secret in enumerate(secrets)}
     child = subprocess.Popen(
-        [*command, *("(hidden)" for _ in secrets)],
+        [sys.executable, "-I", "-S", __file__, str(len(secrets)), *command, *("(hidden)" for _ in secrets)],
         env={**environment, **hidden},
         stdin=subprocess.DEVNULL,
         stdout=stream,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=prepare,
     )
     if secrets:
-        hand_over(child, len(command), list(hidden), libc)
+        hand_over(child, command, list(hidden))
     return child
 
 
-def hand_over(child: subprocess.Popen[bytes], first: int, names: list[str], libc: Any) -> None:
-    """Point the stopped child's arguments from the `first` on at the values of environment variables; let it run."""
+def become(secrets: int, command: list[str]) -> None:
+    """Turn this process into the server, which waits to be traced before its first instruction.
+
+    It is a program of its own, not code between fork and exec: there, gRPC's threads in the parent made it crash.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background shell had it ignored
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    if secrets and ctypes.CDLL(None, use_errno=True).ptrace(TRACE_ME, 0, None, None):
+        raise OSError(ctypes.get_errno(), "this system forbids ptrace, without which secrets show on the command line")
+    os.execve(command[0], command, os.environ)
+
+
+def hand_over(child: subprocess.Popen[bytes], command: Sequence[str], names: list[str]) -> None:
+    """Point the stopped child's arguments behind the command at the values of environment variables; let it run."""
+    libc = ctypes.CDLL(None, use_errno=True)
     try:
         _, status = os.waitpid(child.pid, 0)
         if not os.WIFSTOPPED(status):
-            raise OSError(f"{child.args!r}: can't be started with its secrets hidden: this system forbids ptrace")
+            code = os.waitstatus_to_exitcode(status)  # negative where a signal ended it
+            raise OSError(f"{command[0]}: can't be started with its secrets hidden: it ended with {code}; see its log")
         about = Path("/proc", str(child.pid))
         stack = int((about / "stat").read_text().rpartition(")")[2].split()[STACK_FIELD])
         with (about / "mem").open("r+b", buffering=0) as memory:
             count, *pointers = vectors(memory, stack)
             variables = {text.partition(b"=")[0].decode(): (at, text) for at, text in strings(memory, pointers[count:])}
             for offset, name in enumerate(names):
-                memory.seek(stack + POINTER * (1 + first + offset))
+                memory.seek(stack + POINTER * (1 + len(command) + offset))
                 memory.write(struct.pack("P", variables[name][0] + len(name) + 1))
     except BaseException:
         child.kill()
@@ -93,3 +99,7 @@ def strings(memory: IO[bytes], pointers: list[int]) -> list[tuple[int, bytes]]:
         memory.seek(pointer)
         found.append((pointer, memory.read(64)))
     return found
+
+
+if __name__ == "__main__":
+    become(int(sys.argv[1]), sys.argv[2:])

@@ -40,6 +40,7 @@ class Knobs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     replicas: Annotated[int, Field(ge=1, le=16)]
     max_body_mb: Annotated[int, Field(ge=1, le=1024)]
+    max_requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)]
     realtime: Class
     throughput: Bulk
     timeout_s: Annotated[int, Field(ge=1, le=3600)]

@@ -39,9 +39,10 @@ class Miniature:
             timeout=timeout_s,
         )
 
-    def key(self) -> str:
-        """Return the header by which the door knows a client."""
-        return (self.folder / ".state" / "door" / "keys" / "realtime" / "local").read_text().partition(": ")[2].strip()
+    def key(self, kind: str = "realtime") -> str:
+        """Return the header by which the door knows a client of this machine."""
+        name = {"realtime": "local", "throughput": "bulk"}[kind]
+        return (self.folder / ".state/door/keys" / kind / name).read_text().partition(": ")[2].strip()
 
     def url(self, name: str) -> str:
         """Return the address of one of the copy's servers."""

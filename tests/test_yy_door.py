@@ -454,6 +454,42 @@ def test_a_thousand_clients_at_once_are_answered_or_told_to_wait(unharmed: Minia
     assert statuses.count(200) >= serving["realtime"]["max_in_flight"]
 
 
+async def told(address: tuple[str, int], request: bytes) -> tuple[int, str, float]:
+    """Send a request and return the status, all that was said, and the seconds it took."""
+    begun = time.monotonic()
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(request)
+    await writer.drain()
+    text = (await reader.read()).decode()
+    writer.close()
+    return int(text.split()[1]), text, time.monotonic() - begun
+
+
+def test_a_key_that_asks_too_often_is_held_back_then_refused_and_others_do_not_notice(unharmed: Miniature) -> None:
+    rate = yaml.safe_load((unharmed.folder / "params.yaml").read_text())["serving"]["max_requests_per_s"]
+    body = json.dumps(tensor()).encode()
+
+    def request(key: str) -> bytes:
+        lines = [f"POST {TENSOR} HTTP/1.1", "Host: door", f"Authorization: {key}", "Connection: close"]
+        return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+    async def flood(count: int) -> tuple[list[tuple[int, str, float]], tuple[int, str, float]]:
+        address = ("127.0.0.1", door.port(unharmed, "HTTP"))
+        asked = [asyncio.create_task(told(address, request(unharmed.key()))) for _ in range(count)]
+        await asyncio.sleep(0.3)
+        other = await told(address, request(unharmed.key("throughput")))
+        return await asyncio.wait_for(asyncio.gather(*asked), 60), other
+
+    answers, other = asyncio.run(flood(rate))
+    assert {status for status, *_ in answers} == {200} and max(seconds for *_, seconds in answers) > 0.7, "held back"
+    assert other[0] == 200 and other[2] < 0.5
+    answers, other = asyncio.run(flood(4 * rate))
+    refused = [text for status, text, _ in answers if status != 200]
+    assert rate < len(refused) < 3 * rate and all(" 429 " in text for text in refused)
+    assert sum(f"asks more than {rate} times a second" in text for text in refused) > 0.9 * len(refused)
+    assert other[0] == 200 and other[2] < 1
+
+
 def test_a_thousand_slow_senders_keep_nobody_waiting(unharmed: Miniature) -> None:
     heads = [
         f"POST {TENSOR} HTTP/1.1\r\nHost: door\r\nContent-Length: 1000\r\n\r\n{{",  # without a key: refused at once

@@ -45,21 +45,33 @@ function status(r) {
     }
 }
 
-// Behind limit_req, which a plain return would pass by.
+// Says what a location set as `$code` and `$why`.
 function refuse(r) {
-    r.headersOut['Retry-After'] = '1';
     r.headersOut['Content-Type'] = 'application/json';
-    r.return(429, JSON.stringify({error: refusal(r)}));
+    r.return(Number(r.variables.code), JSON.stringify({error: r.variables.why}));
 }
 
-function refuse_rpc(r) {
-    r.headersOut['grpc-status'] = '8';
-    r.headersOut['grpc-message'] = refusal(r);
+function empty(r) {
     r.return(204);
 }
 
-function refusal(r) {
+function hold(r) {
+    r.headersOut['Retry-After'] = '1';
+    r.headersOut['Content-Type'] = 'application/json';
+    r.return(429, JSON.stringify({error: excess(r)}));
+}
+
+function hold_rpc(r) {
+    r.headersOut['grpc-status'] = '8';
+    r.headersOut['grpc-message'] = excess(r);
+    r.return(204);
+}
+
+function excess(r) {
+    if (r.variables.limit_req_status == 'REJECTED') {
+        return `this key asks more than ${r.variables.max_requests_per_s} times a second; ask less often`;
+    }
     return `this key has ${r.variables.max_in_flight} requests under way, as many as it may; wait for their answers`;
 }
 
-export default {answer, status, refuse, refuse_rpc};
+export default {answer, status, refuse, empty, hold, hold_rpc};
