@@ -111,7 +111,15 @@ def refuse_lookalikes(kind: Any, value: Any, where: str) -> None:
             raise ValueError(f"{where}.{name}: there is nothing behind it; give it a value or take it out")
         refuse_lookalikes(field.annotation, value.get(name), f"{where}.{name}")
     for each in get_args(kind):
-        refuse_lookalikes(each, value, where)
+        if not names_another(each, value):
+            refuse_lookalikes(each, value, where)
+
+
+def names_another(kind: Any, value: Any) -> bool:
+    """Tell whether a value names, in a field that has one value only, another of several groups than this one."""
+    fields = getattr(kind, "model_fields", {}) if isinstance(value, dict) else {}
+    fixed = {name: get_args(kind) for name, field in fields.items() if get_origin(kind := field.annotation) is Literal}
+    return any(len(allowed) == 1 and name in value and value[name] not in allowed for name, allowed in fixed.items())
 
 
 def reached(value: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:

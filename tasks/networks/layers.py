@@ -40,4 +40,4 @@ class Residual(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum."""
-        return x + super().forward(x)  # type: ignore[no-any-return]
+        return x + super().forward(x)

@@ -29,7 +29,7 @@ class Augmentation(BaseModel):
 
     def active(self) -> list[str]:
         """Name the changes that touch any image."""
-        return [name for name, knob in self if knob is not None and getattr(knob, "probability", 1)]
+        return [name for name, knob in self if knob is not None and getattr(knob, "probability", True)]
 
     def alone(self, name: str) -> "Augmentation":
         """Return one change without the others, made to every image."""

@@ -3,7 +3,6 @@
 import io
 import os
 import stat
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tasks.modalities.image import archive, cutouts, formats
+from tasks.modalities.image import archive, cutouts, formats, idx
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 LARGEST_BYTES = 4 * formats.LARGEST_PIXELS + 1_000_000
@@ -154,16 +153,8 @@ def read_archives(raw: Path, classes: list[str], files: str) -> Iterator[Sample]
 
 def read_idx(raw: Path, split: str, prefix: str) -> Iterator[Sample]:
     """Yield the images of an MNIST-style pair of idx files, each encoded as PNG (lossless)."""
-    import numpy as np
-
-    content = (raw / f"{prefix}-images-idx3-ubyte").read_bytes()
-    magic, count, height, width = struct.unpack(">IIII", content[:16])
-    labels = np.frombuffer((raw / f"{prefix}-labels-idx1-ubyte").read_bytes(), np.uint8)[8:]
-    if magic != 0x803 or len(content) != 16 + count * height * width or len(labels) != count:
-        raise ValueError(f"{raw}/{prefix}-*: not a matching pair of idx files")
-    images = np.frombuffer(content, np.uint8)[16:].reshape(count, height, width)
-    for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-        yield Sample(f"{prefix}/{i:05d}", split, encode(pixels), int(label), pixels)
+    for i, (pixels, label) in enumerate(idx.read(raw, prefix)):
+        yield Sample(f"{prefix}/{i:05d}", split, encode(pixels), label, pixels)
 
 
 def encode(pixels: Any) -> bytes:
