@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from tasks import atomic, pictures, shards
 from tasks.workload import Typed, part
 
+SAMPLES = 1000  # among which one of each class is looked for
+
 
 def augment(
     workload: str,
@@ -21,7 +23,7 @@ def augment(
     `strip.png` shows all changes together, as training sees them, `strip_<change>.png` one alone, made to every sample.
     """
     spec = json.loads((prepare / "spec.json").read_text())
-    samples = list(itertools.islice(shards.read(prepare, "train"), 64))
+    samples = list(itertools.islice(shards.read(prepare, "train"), SAMPLES))
     shown = {label: data for data, label in reversed(samples)}
     labels = sorted(shown)[:6]
     images, names = [shown[label] for label in labels], [spec["classes"][label] for label in labels]

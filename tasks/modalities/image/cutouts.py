@@ -45,11 +45,14 @@ def composites(data: bytes, image_size: int, count: int) -> list[bytes]:
 
 
 def background(generator: Any, side: int) -> Any:
-    """Draw something out of focus: a few colours that run into each other, and grain."""
+    """Draw something out of focus: shades of one dull colour that run into each other, and grain."""
     import numpy as np
     from PIL import Image
 
-    patches = generator.integers(0, 256, (*generator.integers(2, 7, 2), 3)).astype(np.uint8)
+    light, colour = generator.uniform(40, 215), generator.normal(0, 20, 3)
+    shape = generator.integers(2, 7, 2)
+    patches = light + colour + generator.normal(0, 35, (*shape, 1)) + generator.normal(0, 12, (*shape, 3))
+    patches = patches.clip(0, 255).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(patches).resize((side, side), Image.Resampling.BICUBIC), np.float32)
     grain = generator.normal(0, generator.uniform(0, 12), smooth.shape)
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))

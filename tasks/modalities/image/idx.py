@@ -1,5 +1,6 @@
 """MNIST-style pairs of files: images as they are in memory, and their labels."""
 
+import io
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,3 +20,12 @@ def read(raw: Path, prefix: str) -> Iterator[tuple[Any, int]]:
         raise ValueError(f"{raw}/{prefix}-*: not a matching pair of idx files")
     images = np.frombuffer(content, np.uint8)[16:].reshape(count, height, width)
     yield from ((pixels, int(label)) for pixels, label in zip(images, labels, strict=True))
+
+
+def encode(pixels: Any) -> bytes:
+    """Encode an HW or HWC uint8 array as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,6 +1,6 @@
 """Read labelled images: the raw files of a data set, and folders of files that people drop."""
 
-import io
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,8 +15,6 @@ from tasks.modalities.image import archive, cutouts, formats, idx
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 LARGEST_BYTES = 4 * formats.LARGEST_PIXELS + 1_000_000
 THUMBNAIL = 96  # pixels of the longer side
-
-
 Channel = Annotated[float, Field(ge=0, le=255)]
 
 
@@ -41,7 +39,7 @@ class Input(BaseModel):
     image_size: Annotated[int, Field(ge=8, le=1024)]
     channels: Literal[1, 3]
     normalisation: Literal["measured"] | Normalisation
-    files: Annotated[str, AfterValidator(archive.pattern)] | None = None  # names of samples in the data set's archives
+    files: Annotated[str, AfterValidator(archive.pattern)] | None = None
     backgrounds: Annotated[int, Field(ge=1, le=1000)] | None = None
     stored_edge: Annotated[int, Field(ge=8, le=8192)] | None = None
 
@@ -154,16 +152,7 @@ def read_archives(raw: Path, classes: list[str], files: str) -> Iterator[Sample]
 def read_idx(raw: Path, split: str, prefix: str) -> Iterator[Sample]:
     """Yield the images of an MNIST-style pair of idx files, each encoded as PNG (lossless)."""
     for i, (pixels, label) in enumerate(idx.read(raw, prefix)):
-        yield Sample(f"{prefix}/{i:05d}", split, encode(pixels), label, pixels)
-
-
-def encode(pixels: Any) -> bytes:
-    """Encode an HW or HWC uint8 array as PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+        yield Sample(f"{prefix}/{i:05d}", split, idx.encode(pixels), label, pixels)
 
 
 def decode(data: bytes, input: Input) -> Any:
@@ -198,8 +187,6 @@ def reduced(data: bytes, input: Input) -> bytes:
 
 def picture(data: bytes, input: Input) -> Any:
     """Return a file in small, used or rejected, uint8 HW or HWC; None where it can't be shown cheaply."""
-    try:
-        shown = held_out(data, input)
-    except ValueError:
-        shown = data
-    return formats.picture(shown, input.channels, THUMBNAIL)
+    with contextlib.suppress(ValueError):
+        data = held_out(data, input)
+    return formats.picture(data, input.channels, THUMBNAIL)
