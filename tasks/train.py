@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tasks import atomic, networks, pictures
+from tasks import atomic, networks, pictures, precision
 from tasks.digest import sha256
 from tasks.pretrained import Pretrained, start
 from tasks.workload import part
@@ -31,7 +31,7 @@ def train(
     *,
     target: Annotated[float, Field(gt=0, lt=1)],
     confidence: Annotated[float, Field(ge=0, lt=1)],
-    precision: Literal["16-mixed", "bf16-mixed", "32-true"],
+    precision: Literal["auto", "16-mixed", "bf16-mixed", "32-true"],
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)],
     network: Annotated[Any, networks.OfNetworks()],
     pretrained: Pretrained | None,
@@ -94,6 +94,7 @@ def code(workload: str, network: str) -> list[Path]:
     """Return the files that shape the weights; dvc.yaml lists them, and every other network's."""
     modality, problem = workload.split("/")
     own = ("train", "learner", "pretrained", "judge", "health", "stall", "checkpoints", "interval", "shards", "digest")
+    own += ("precision", "target", "gpu")
     names = [
         *own,
         "networks/layers",
@@ -148,7 +149,7 @@ def fit(
     stall = Stall(batches)
     judge = Judge(folder, knobs["target"], knobs["confidence"], knobs["max_epochs"], (health, stall))
     trainer = pl.Trainer(
-        precision=knobs["precision"],
+        precision=precision.asked(knobs["precision"], device),  # type: ignore[arg-type]
         max_epochs=knobs["max_epochs"],
         accelerator="auto",
         devices=1,
