@@ -11,13 +11,14 @@ WARM_UP = 0.2  # share of the cycle that the learning rate climbs
 START = 0.1  # share of the peak where it begins
 FLOOR = 0.02  # share of the peak where it rests after the cycle
 MOMENTUM = 0.9
+LEAST = 0.05  # share of the head's rate from which on a child learns: below, it costs time and changes little
 
 
 class Learner(pl.LightningModule):
     """Trains a network with SGD on one learning-rate cycle and counts right answers on validation.
 
     Where it began from weights of others, the head learns alone for some epochs, at the peak; then the rest joins in,
-    each child of the network slower than the one after it.
+    each child of the network slower than the one after it, down to the slowest, before which nothing changes.
     """
 
     def __init__(
@@ -26,7 +27,9 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.network, self.problem, self.knobs = network, problem, knobs
         pretrained = knobs["pretrained"] or {"head_epochs": 0, "rate_decay": 1.0}
-        self.head_epochs, self.rate_decay = pretrained["head_epochs"], pretrained["rate_decay"]
+        self.head_epochs = pretrained["head_epochs"]
+        learning = [child for child in reversed(list(network)) if list(child.parameters())]
+        self.rates = {child: pretrained["rate_decay"] ** distance for distance, child in enumerate(learning)}
         self.head_steps = self.head_epochs * steps_per_epoch
         self.cycle_steps = knobs["schedule_epochs"] * steps_per_epoch
         self.health: Any = None  # the callback that every row of the curves asks
@@ -46,8 +49,9 @@ class Learner(pl.LightningModule):
 
     def choose(self) -> None:
         """Let learn what is to learn in this epoch; what isn't keeps its statistics, too."""
-        learns = self.current_epoch >= self.head_epochs
+        whole = self.current_epoch >= self.head_epochs
         for child in list(self.network)[:-1]:
+            learns = whole and self.rates.get(child, 1.0) >= LEAST
             child.train(learns).requires_grad_(learns)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
@@ -85,9 +89,8 @@ class Learner(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """SGD with Nesterov momentum; no weight decay on biases and norms; the head's group comes first."""
         groups: list[dict[str, Any]] = []
-        learning = [child for child in self.network if list(child.parameters())]
-        for distance, child in enumerate(reversed(learning)):
-            rate = self.knobs["learning_rate"] * self.rate_decay**distance
+        for child, share in self.rates.items():
+            rate = self.knobs["learning_rate"] * share
             for decay, chosen in ((self.knobs["weight_decay"], weights(child)), (0.0, weights(child, others=True))):
                 groups += [{"params": chosen, "weight_decay": decay, "lr": rate}] if chosen else []
         optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)
