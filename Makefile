@@ -25,7 +25,7 @@ down: ## stop what `make up` or `make run` started
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 14 steps; about 5 minutes on 2 cores."
+	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 15 steps; about 5 minutes on 2 cores."
 	@"$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) 2>/dev/null
 	@UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock

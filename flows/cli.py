@@ -153,6 +153,7 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     terminal.say()
     for name, link in consoles.links().items():
         terminal.say(f"{name:<8}{link}")
+    terminal.say(f"{'Report':<8}models/report/{pipeline}.html")
     sample, kind = example(pipeline)
     terminal.say(f"\nTry it ({kind} to class):")
     terminal.say(f"  sh infra/serving/request.sh {sample} {kind} |")

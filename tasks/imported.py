@@ -112,7 +112,7 @@ def judged(
     """Score the model on validation, as training would."""
     scoring = part(workload, "score")
     batches = part(workload, "data").arrays(prepare, "validation", spec, BATCH)
-    count, _ = scoring.score(session(model), batches, spec["classes"])
+    count, *_ = scoring.score(session(model), batches, spec["classes"])
     low, high = wilson(count["correct"], count["n"])
     return {
         "target": target,

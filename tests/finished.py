@@ -103,13 +103,14 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     rows = [row, {"engine": "tensorrt_rtx-fp32", "verdict": "built, not measured here"}]
     write(root / "select.json", {"chosen": chosen, "rows": rows})
     write(root / "select.png", pixel.read_bytes())
+    write(root / "report.html", "<!doctype html><title>Run report</title>")
     write(root / "package/package.json", {"engine": chosen})
     if chosen:
         package(root / "package", chosen, "package-1")
     folders = ("prepare", "augment", "train", "curves", "export", "quantize", "build", "package")
     files = ("train_metrics", "evaluate", "measure", "select")
     paths = {name: root / name for name in folders} | {name: root / f"{name}.json" for name in files}
-    paths["picture"] = root / "select.png"
+    paths |= {"picture": root / "select.png", "report": root / "report.html"}
     return {
         "pipeline": "toy",
         "backends": ["onnxruntime", "tensorrt_rtx"],
