@@ -140,12 +140,12 @@ def distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-def file_name(name: str) -> str:
-    """Return a text that can name a file or a folder; for use as a validator."""
+def file_name(name: str, most: int = 60) -> str:
+    """Return a text of so many characters that can name a file or a folder; for use as a validator."""
     plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\") and not name.startswith(".")
-    if not plain or not 0 < len(name) <= 60:  # 255 bytes are the most
+    if not plain or not 0 < len(name) <= most:  # a name has 255 bytes at most, a character up to four
         raise ValueError(
-            f"{shown(name)} can't name a file or folder; write 1 to 60 characters, no / or \\, no dot in front, "
+            f"{shown(name)} can't name a file or folder; write 1 to {most} characters, no / or \\, no dot in front, "
             "no blank around"
         )
     return name

@@ -94,9 +94,10 @@ def code(workload: str, network: str) -> list[Path]:
     """Return the files that shape the weights; dvc.yaml lists them, and every other network's."""
     modality, problem = workload.split("/")
     own = ("train", "learner", "pretrained", "judge", "health", "stall", "checkpoints", "interval", "shards", "digest")
-    own += ("precision", "target", "gpu")
+    machine = ("precision", "target", "gpu")
     names = [
         *own,
+        *machine,
         "networks/layers",
         f"networks/{network}",
         f"modalities/{modality}/preprocess",
@@ -149,7 +150,7 @@ def fit(
     stall = Stall(batches)
     judge = Judge(folder, knobs["target"], knobs["confidence"], knobs["max_epochs"], (health, stall))
     trainer = pl.Trainer(
-        precision=precision.asked(knobs["precision"], device),  # type: ignore[arg-type]
+        precision=precision.asked(knobs["precision"], device),
         max_epochs=knobs["max_epochs"],
         accelerator="auto",
         devices=1,
