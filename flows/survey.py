@@ -65,7 +65,7 @@ def survey(folder: Path, where: Path) -> Survey:
     edge = median_low(each.edge for each in good)
     channels = 1 if edge <= TINY and all(each.grey for each in good) else 3
     backgrounds = BACKGROUNDS if edge > TINY and any(each.transparent for each in good) else 0
-    if backgrounds and "backgrounds" in Input.model_fields:
+    if backgrounds:
         given = {"image_size": fed(edge), "channels": channels, "normalisation": "measured"}
         seen = list(composed(folder, seen, Input.model_validate(given | {"backgrounds": backgrounds})))
         good = [each for each in seen if not each.problem]

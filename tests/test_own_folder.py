@@ -17,13 +17,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from flows import cli, folder, terminal
-from flows import new as command
 from flows.block import block
 from flows.dealing import LEAST
 from flows.layout import pattern
 from flows.survey import survey
 from tasks import shards
-from tasks.command import function_of, signature
 from tasks.fetch import Sources, fetch
 from tasks.modalities.image.source import Input
 from tasks.prepare import prepare
@@ -31,14 +29,6 @@ from tests import miniature
 from tests.miniature import ROOT
 
 PHOTOGRAPH, STAMP = (100, 80), (28, 28)
-TODAY = "width" in signature(function_of("train"))[1]  # knobs of networks still to come
-COMING = r"\n +(confidence|crop|saturation|erasing|stored_edge|backgrounds|pretrained|head_epochs|rate_decay): .*"
-
-
-def today(text: str) -> str:
-    """Turn a block for the coming knobs into one for those there are."""
-    text = re.sub(COMING, "", re.sub(r"\n {6}(package|sha256): .*", "", text.replace("pretrained:  ", "pretrained: ")))
-    return re.sub(r"network: \{.*?\}", "width: 64", text)
 
 
 @pytest.fixture
@@ -49,8 +39,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, checkout)
     monkeypatch.chdir(checkout)
-    if TODAY:
-        monkeypatch.setattr(command, "block", lambda name, found: today(block(name, found)))
     return checkout
 
 
