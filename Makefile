@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := 0.13.9
 DOWNLOAD := 1.3 GB
 
-.PHONY: run test up down setup lock lint gpu-check bench-engines bench-abuse bench-serving
+.PHONY: run test up down setup lock lint gpu-check bench-engines bench-input bench-train bench-abuse bench-serving
 run: .venv/ready ## data -> trained -> optimised -> deployed
 	@$(BIN)/python -m flows.cli run $(PIPELINE)
 
@@ -25,7 +25,7 @@ down: ## stop what `make up` or `make run` started
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 14 steps; about 5 minutes on 2 cores."
+	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 15 steps; about 5 minutes on 2 cores."
 	@"$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) 2>/dev/null
 	@UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
@@ -44,6 +44,12 @@ bench-engines: .venv/ready ## every engine on one network, beside eager torch an
 
 bench-abuse: .venv/ready ## what others notice while somebody abuses the door; wants a `make run` before
 	@$(BIN)/python benchmarks/abuse.py
+
+bench-input: .venv/ready ## photographs a second of every way to feed a network; wants `engineworks add clothing`, fetched
+	@$(BIN)/python benchmarks/input.py
+
+bench-train: .venv/ready ## time to the target beside stock scripts, Lightning beside a bare loop, growth; wants a `make run` before
+	@$(BIN)/python benchmarks/training.py
 
 bench-serving: .venv/ready ## what serving costs and holds, beside other servers; wants a `make run` before
 	@$(BIN)/python -m flows.cli up

@@ -15,6 +15,7 @@ from tasks.mirror import without_credentials
 REFUSED = 3
 INTERRUPTED = 130
 ANYWHERE = ("check", "target", "lint")  # commands that need no checkout
+FILES_ALONE = (*ANYWHERE, "doctor", "new", "add")  # which ask no server; doctor says what is wrong with one
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,18 +33,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def dispatch(arguments: argparse.Namespace) -> int:
     """Run the command that was asked for."""
-    if arguments.command == "doctor":  # before anything that could fail: it says why
-        from flows.doctor import doctor
-
-        return doctor(arguments.json)
-    if arguments.command == "lint":
-        from flows.lint import lint
-
-        return lint(arguments.repositories)
-    if arguments.command in ANYWHERE:
-        from flows.check import check, show_target
-
-        return check(arguments.engine, arguments.on, arguments.json) if arguments.command == "check" else show_target()
+    if arguments.command in FILES_ALONE:
+        return on_files(arguments)
     addresses.adopt()
     if arguments.command == "run":
         return run_pipeline(arguments.pipeline)
@@ -73,6 +64,29 @@ def dispatch(arguments: argparse.Namespace) -> int:
         return 0
     {"up": up, "down": down, "setup": services.install}[arguments.command]()
     return 0
+
+
+def on_files(arguments: argparse.Namespace) -> int:
+    """Run a command that asks no server."""
+    if arguments.command == "doctor":
+        from flows.doctor import doctor
+
+        return doctor(arguments.json)
+    if arguments.command == "lint":
+        from flows.lint import lint
+
+        return lint(arguments.repositories)
+    if arguments.command == "new":
+        from flows.new import new
+
+        return new(arguments.name, arguments.images)
+    if arguments.command == "add":
+        from flows.add import add
+
+        return add(arguments.example)
+    from flows.check import check, show_target
+
+    return check(arguments.engine, arguments.on, arguments.json) if arguments.command == "check" else show_target()
 
 
 def run_pipeline(pipeline: str) -> int:
@@ -139,6 +153,7 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     terminal.say()
     for name, link in consoles.links().items():
         terminal.say(f"{name:<8}{link}")
+    terminal.say(f"{'Report':<8}models/report/{pipeline}.html")
     sample, kind = example(pipeline)
     terminal.say(f"\nTry it ({kind} to class):")
     terminal.say(f"  sh infra/serving/request.sh {sample} {kind} |")

@@ -1,10 +1,14 @@
 """The pages that people open: Prefect's and MLflow's servers, and where everything is found."""
 
+import json
 import os
 import sys
+from pathlib import Path
 
 from flows import addresses
 from tasks import settings
+from tasks.ledger import PAGE
+from tasks.mirror import RUN_KEY, connect, tagged, without_credentials
 
 RUNS_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
 
@@ -39,3 +43,19 @@ def links() -> dict[str, str]:
         "MLflow": inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}{RUNS_PAGE}"),
         "Door": f"http://{addresses.address('HTTP')}",
     }
+
+
+def report_page(pipeline: str) -> str | None:
+    """Return the address at which MLflow's UI shows the report of a pipeline's recorded run, None without a server.
+
+    MLflow's UI, as its server hands files out for download only.
+    """
+    base = addresses.inherited().get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}")
+    if not base.startswith("http"):
+        return None
+    key = json.loads(Path("models", "record", f"{pipeline}.json").read_text())["run_key"]
+    client, experiment_id = connect(pipeline)
+    runs = tagged(client, experiment_id, RUN_KEY, key)
+    run = min(runs, key=lambda each: each.info.status != "FINISHED")
+    home = without_credentials(base).rstrip("/")
+    return f"{home}/#/experiments/{experiment_id}/runs/{run.info.run_id}/artifacts/{PAGE}"

@@ -61,9 +61,9 @@ def admit(pipeline: str, engine: str) -> None:
         raise Refused(reasons)
 
 
-def knobs(pipeline: str) -> Knobs:
-    """Return the deploy section of a pipeline; `ValueError` names the knob that is wrong."""
-    given = block(pipeline, read()).get("deploy", {})
+def knobs(pipeline: str, params: dict[str, Any] | None = None) -> Knobs:
+    """Return the deploy section of a pipeline, of params.yaml by default; `ValueError` names the knob that is wrong."""
+    given = block(pipeline, params or read()).get("deploy", {})
     found: Knobs = checked(Knobs, given, f"{PARAMS}: pipelines.{pipeline}.deploy")
     return found
 

@@ -72,12 +72,20 @@ def preview(pipeline: str) -> int:
 
     `ValueError` names what is wrong in params.yaml or dvc.yaml.
     """
-    stages = checked(dict[str, dict[str, Any]], load(GRAPH, "`stages`").get("stages"), f"{GRAPH}: stages")
     params = read()
-    check(pipeline, list(stages), ["deploy"], params)
-    knobs(pipeline)
+    stages = lawful(pipeline, params)
     incoming.check(pipeline)
     return sum(len(params["backends"]) if "matrix" in stage else 1 for stage in stages.values())
+
+
+def lawful(pipeline: str, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return dvc.yaml's stages, once none of them would refuse a knob of the pipeline, nor would the deploy."""
+    stages: dict[str, dict[str, Any]] = checked(
+        dict[str, dict[str, Any]], load(GRAPH, "`stages`").get("stages"), f"{GRAPH}: stages"
+    )
+    check(pipeline, list(stages), ["deploy"], params)
+    knobs(pipeline, params)
+    return stages
 
 
 def settle(root: Path) -> None:

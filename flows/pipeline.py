@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import ownership, terminal, turn
+from flows import consoles, ownership, terminal, turn
 from flows.deploy import UNCHANGED, deploy
 from flows.graph import Graph, preview
 from flows.mirroring import mirrored
@@ -68,10 +68,12 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
 
 
 def report(pipeline: str, selection: dict[str, Any]) -> None:
-    """Leave the table of engines on the Prefect run."""
+    """Leave the table of engines and the way to the run's report on the Prefect run."""
     columns = ("engine", "accuracy", "low", "high", "p50_ms", "p99_ms", "images_per_s", "size_bytes", "verdict")
     rows = [{column: row.get(column, "-") for column in columns} for row in selection["rows"]]
     key = pipeline.replace("_", "-")
     title = f"Engines of {pipeline}: {selection['objective']} decides"
     create_table_artifact(rows, key=f"engines-{key}", description=title)
-    create_markdown_artifact(f"```\n{terminal.table(selection['rows'])}\n```", key=f"report-{key}")
+    page = consoles.report_page(pipeline)
+    link = f"[The run's report]({page})" if page else f"The run's report is `models/report/{pipeline}.html`."
+    create_markdown_artifact(f"{link}\n\n```\n{terminal.table(selection['rows'])}\n```", key=f"report-{key}")

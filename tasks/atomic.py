@@ -25,7 +25,12 @@ def folder(out: Path) -> Iterator[Path]:
 
 def write_json(out: Path, content: dict[str, Any]) -> None:
     """Write readable JSON, keys in the order given."""
+    write_text(out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(out: Path, text: str) -> None:
+    """Write a text."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f"{out.name}.partial")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    aside.write_text(text)
     aside.rename(out)

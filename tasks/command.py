@@ -140,10 +140,9 @@ def knobs(function: Callable[..., object], pipeline: str, section: dict[str, Any
     given = checked(dict[str, Any], section.get(stage, {}), where)
     _, names = signature(function)
     hints = get_type_hints(function, include_extras=True)
-    typed = {name: mark for name in names for mark in marks(hints[name]) if isinstance(mark, workload.Typed)}
-    hints |= {name: getattr(workload.part(workload_of(section), mark.part), mark.name) for name, mark in typed.items()}
-    hints |= {name: backends.options() for name in names if backends.OfBackends() in marks(hints[name])}
-    if any(mark.whole for mark in typed.values()):
+    typed = {name: mark for name in names for mark in marks(hints[name]) if hasattr(mark, "type")}
+    hints |= {name: mark.type(workload_of(section)) for name, mark in typed.items()}
+    if any(getattr(mark, "whole", False) for mark in typed.values()):
         return {names[0]: checked(hints[names[0]], given, where)}
     refuse_wrong_names(given, names, where)
     return {name: checked(hints[name], given[name], f"{where}.{name}") for name in names}

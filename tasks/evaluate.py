@@ -32,7 +32,7 @@ def evaluate(
 
     A row has accuracy with its 95 % interval and n, per class, agreement with the original, and what it gained and lost
     against the step it comes `from`. What can't run here is listed with the reason. `answers` keeps the labels
-    themselves, uint16 [n] by row, and the truth.
+    themselves, uint16 [n] by row, and the truth; and `confidence/<row>`, float32 [n].
     """
     spec = json.loads((prepare / "spec.json").read_text())
     scoring = part(workload, "score")
@@ -40,13 +40,14 @@ def evaluate(
     truth = np.concatenate([y for _, y in batches])
     rows: dict[str, Any] = {}
     guesses: dict[str, Any] = {}
+    confidences: dict[str, Any] = {}
     reference = ""
     for name, origin, spender, predict in steps(workload, spec, train, quantize, build, backends):
         reference = reference or name
         if isinstance(predict, str):
             rows[name] = {"from": origin, "spent_by": spender, "not_measured": predict}
             continue
-        count, guesses[name] = scoring.score(predict, batches, spec["classes"])
+        count, guesses[name], confidences[name] = scoring.score(predict, batches, spec["classes"])
         rows[name] = {
             "from": origin,
             "spent_by": spender,
@@ -56,7 +57,7 @@ def evaluate(
         print(f"{name}: {rows[name]['accuracy']:.4f}", flush=True)
     content = {"metric": scoring.METRIC, "n": len(truth), "reference": reference}
     content["int8_arithmetic"] = target.int8_arithmetic(target.cpu())
-    keep(answers, guesses, truth)
+    keep(answers, {**guesses, "truth": truth}, confidences)
     atomic.write_json(out, content | {"rows": rows})
     print(f"{reference} {rows[reference]['accuracy']:.4f}, and {len(rows) - 1} steps from it, on n={len(truth):,}")
 
@@ -100,13 +101,15 @@ def row(count: dict[str, Any], guess: Any, reference: Any, per_class: dict[str, 
     }
 
 
-def keep(path: Path, guesses: dict[str, Any], truth: Any) -> None:
-    """Write the answers of every row."""
+def keep(path: Path, labels: dict[str, Any], confidences: dict[str, Any]) -> None:
+    """Write the answers of every row, and how sure it was of them."""
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.partial")
-    save_file({name: np.asarray(labels, np.uint16) for name, labels in {**guesses, "truth": truth}.items()}, aside)
+    tensors = {name: np.asarray(values, np.uint16) for name, values in labels.items()}
+    tensors |= {f"confidence/{name}": np.asarray(values, np.float32) for name, values in confidences.items()}
+    save_file(tensors, aside)
     aside.rename(path)
 
 

@@ -24,7 +24,7 @@ from tasks.params import file_name
 CONNECT_TIMEOUT_S = 5
 OWN = (".gz", ".tar", ".tgz")  # how an address ends that is a file's own, not a folder's
 OUR_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no source can be blamed for
-FileName = Annotated[str, AfterValidator(file_name)]
+FileName = Annotated[str, AfterValidator(lambda name: file_name(name, 120))]  # names that others chose
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -26,6 +26,7 @@ def imported(
     metrics: Path,
     *,
     target: Annotated[float, Field(gt=0, lt=1)],
+    confidence: Annotated[float, Field(ge=0, lt=1)],
     onnx: Annotated[str, Field(min_length=1)],
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
 ) -> None:
@@ -42,7 +43,7 @@ def imported(
                 f"{onnx}: SHA-256 is {digest.of_bytes(content)}, params.yaml: imported.sha256 wants {sha256}"
             )
         (folder / IMPORTED).write_bytes(fitted(content, spec, onnx))
-        verdict = judged(workload, prepare, spec, folder / IMPORTED, target)
+        verdict = judged(workload, prepare, spec, folder / IMPORTED, target, confidence)
     point = {"epoch": 0, "step": 0, "seconds": 0.0, "validation": verdict["value"]}
     point |= {name: verdict[name] for name in ("low", "high")}
     with atomic.folder(curves) as drawn:
@@ -105,15 +106,18 @@ def rename(graph: Any, names: dict[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
 
 
-def judged(workload: str, prepare: Path, spec: dict[str, Any], model: Path, target: float) -> dict[str, Any]:
+def judged(
+    workload: str, prepare: Path, spec: dict[str, Any], model: Path, target: float, confidence: float
+) -> dict[str, Any]:
     """Score the model on validation, as training would."""
     scoring = part(workload, "score")
     batches = part(workload, "data").arrays(prepare, "validation", spec, BATCH)
-    count, _ = scoring.score(session(model), batches, spec["classes"])
+    count, *_ = scoring.score(session(model), batches, spec["classes"])
     low, high = wilson(count["correct"], count["n"])
     return {
         "target": target,
-        "reached": low >= target,
+        "confidence": confidence,
+        "reached": wilson(count["correct"], count["n"], confidence)[0] >= target,
         "metric": scoring.METRIC,
         "value": count["correct"] / count["n"],
         "low": low,

@@ -1,21 +1,23 @@
 """Intervals: how far an accuracy measured on n samples can be trusted, and a difference on the same samples."""
 
 from math import sqrt
+from statistics import NormalDist
 from typing import Any
 
 Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion: `correct` of `n` -> (low, high), both in 0..1.
+def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a proportion: `correct` of `n` -> (low, high), in 0..1; of confidence 0 it is the share.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
     if n == 0:
         return 0.0, 1.0
-    share, z2 = correct / n, Z_95 * Z_95
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, z2 = correct / n, z * z
     centre = share + z2 / (2 * n)
-    half = Z_95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = z * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
 
 

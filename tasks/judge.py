@@ -4,6 +4,7 @@ import csv
 import signal
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,8 +21,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Judge(pl.Callback):
     """After each epoch: a row of curves.csv, the best weights kept, and a stop once the interval clears the target."""
 
-    def __init__(self, folder: Path, target: float, last_epoch: int) -> None:
-        self.folder, self.target, self.last_epoch = folder, target, last_epoch
+    def __init__(
+        self, folder: Path, target: float, confidence: float, last_epoch: int, witnesses: tuple[Any, ...] = ()
+    ) -> None:
+        self.folder, self.target, self.confidence, self.last_epoch = folder, target, confidence, last_epoch
+        self.witnesses = witnesses  # each adds its `row()` to an epoch's
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.seconds_to_target: float | None = None
@@ -45,6 +49,7 @@ class Judge(pl.Callback):
         last = self.rows[-1]
         return {
             "target": self.target,
+            "confidence": self.confidence,
             "reached": self.seconds_to_target is not None,
             "value": self.best["validation"],
             "low": self.best["low"],
@@ -54,6 +59,7 @@ class Judge(pl.Callback):
             "seconds": last["seconds"],
             "resumes": self.resumes,
             "samples_per_epoch": last["samples"],
+            "input_stall": median(row["input_stall"] for row in self.rows),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,7 +119,8 @@ class Judge(pl.Callback):
             "low": low,
             "high": high,
         }
-        row |= learner.health.row()
+        for witness in self.witnesses:
+            row |= witness.row()
         self.rows.append(row)
         self.write()
         if not self.best or row["validation"] > self.best["validation"]:
@@ -121,7 +128,7 @@ class Judge(pl.Callback):
             save(learner.network, self.weights)
         print(f"epoch {row['epoch']}: validation {row['validation']:.4f} ({low:.4f} to {high:.4f})", flush=True)
         self.shown = time.monotonic()
-        if low >= self.target:
+        if wilson(count["correct"], count["n"], self.confidence)[0] >= self.target:
             self.seconds_to_target = row["seconds"]
             trainer.should_stop = True
 

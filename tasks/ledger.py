@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 LONGEST_PARAM = 6000  # characters that MLflow takes
+PAGE = "report.html"
 HEADLINES = ("accuracy", "p50_ms", "p99_ms", "images_per_s", "size_bytes")  # of the chosen engine, on the run itself
 TABLE = {
     "engine": "{}",
@@ -61,16 +62,19 @@ def fill(
 
 
 def attach(client: "MlflowClient", run_id: str, deps: dict[str, Path], found: dict[str, Any]) -> None:
-    """Store the reports, the training curve and every picture as files of a run."""
+    """Store the page for people, the reports, the training curve and every picture as files of a run."""
     for name, report in found.items():
         client.log_text(run_id, json.dumps(report, indent=2, ensure_ascii=False), f"reports/{name}.json")
     client.log_artifact(run_id, str(deps["curves"] / "curves.csv"), "reports/train")
+    for weights in deps["train"].glob("*.safetensors"):  # that another training may start from
+        client.log_artifact(run_id, str(weights), "weights")
     for name, path in deps.items():
         for picture in sorted(path.glob("*.png")):
             client.log_artifact(run_id, str(picture), f"pictures/{name}")
     with tempfile.TemporaryDirectory() as aside:
-        named = shutil.copyfile(deps["picture"], Path(aside) / "budget.png")
-        client.log_artifact(run_id, str(named), "pictures")
+        for source, name, folder in ((deps["picture"], "budget.png", "pictures"), (deps["report"], PAGE, None)):
+            named = shutil.copyfile(source, Path(aside) / name)
+            client.log_artifact(run_id, str(named), folder)
 
 
 def nest(client: "MlflowClient", run: "Run", engines: dict[str, Any], build: Path, found: dict[str, Any]) -> None:

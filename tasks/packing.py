@@ -2,6 +2,7 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 
 def pack(folder: Path, to: Path) -> None:
@@ -9,12 +10,24 @@ def pack(folder: Path, to: Path) -> None:
 
     Hidden ones and what is no file of its own (links, pipes) stay out.
     """
+    paths = files(folder)
+    with to.open("wb") as file:
+        write(folder, paths, file)
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files to pack, in order; `ValueError` where there is none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     paths = [path for path in sorted(folder.rglob("*")) if own(path.relative_to(folder), path)]
     if not paths:
         raise ValueError(f"{folder}: no file in it")
-    with tarfile.open(to, "w", format=tarfile.PAX_FORMAT) as tar:
+    return paths
+
+
+def write(folder: Path, paths: list[Path], to: Any) -> None:
+    """Write files below a folder as a tar to what has `write` and `tell`."""
+    with tarfile.open(fileobj=to, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in paths:
             entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
             entry.size = path.stat().st_size

@@ -111,7 +111,15 @@ def refuse_lookalikes(kind: Any, value: Any, where: str) -> None:
             raise ValueError(f"{where}.{name}: there is nothing behind it; give it a value or take it out")
         refuse_lookalikes(field.annotation, value.get(name), f"{where}.{name}")
     for each in get_args(kind):
-        refuse_lookalikes(each, value, where)
+        if not names_another(each, value):
+            refuse_lookalikes(each, value, where)
+
+
+def names_another(kind: Any, value: Any) -> bool:
+    """Tell whether a value names, in a field that has one value only, another of several groups than this one."""
+    fields = getattr(kind, "model_fields", {}) if isinstance(value, dict) else {}
+    fixed = {name: get_args(kind) for name, field in fields.items() if get_origin(kind := field.annotation) is Literal}
+    return any(len(allowed) == 1 and name in value and value[name] not in allowed for name, allowed in fixed.items())
 
 
 def reached(value: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -132,12 +140,12 @@ def distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-def file_name(name: str) -> str:
-    """Return a text that can name a file or a folder; for use as a validator."""
+def file_name(name: str, most: int = 60) -> str:
+    """Return a text of so many characters that can name a file or a folder; for use as a validator."""
     plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\") and not name.startswith(".")
-    if not plain or not 0 < len(name) <= 60:  # 255 bytes are the most
+    if not plain or not 0 < len(name) <= most:  # a name has 255 bytes at most, a character up to four
         raise ValueError(
-            f"{shown(name)} can't name a file or folder; write 1 to 60 characters, no / or \\, no dot in front, "
+            f"{shown(name)} can't name a file or folder; write 1 to {most} characters, no / or \\, no dot in front, "
             "no blank around"
         )
     return name

@@ -1,9 +1,15 @@
 """Every picture a run leaves. No stage's numbers depend on this file, so DVC does not watch it."""
 
+import html
+import io
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-BLUE, ORANGE, GREEN, GREY = "#2f6db5", "#e0812b", "#3a9a5b", "#9aa3ad"
+# Told apart by the colour-blind, too: M. Okabe and K. Ito, "Color Universal Design" (2008).
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8c959f"
+Target = Path | IO[bytes]
 
 
 def class_balance(out: Path, classes: list[str], counts: dict[str, list[int]]) -> None:
@@ -39,8 +45,8 @@ def sample_grid(out: Path, rows: list[str], images: list[list[Any]], heads: tupl
     plt.close(figure)
 
 
-def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) -> None:
-    """Draw validation accuracy with its interval against the target, and the losses, by epoch."""
+def curves(out: Target, rows: list[dict[str, float]], target: float, metric: str, n: int | None = None) -> None:
+    """Draw validation accuracy (on `n` samples) with its interval against the target, and the losses, by epoch."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     epochs = [row["epoch"] for row in rows]
@@ -49,13 +55,15 @@ def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) 
     )
     left.plot(epochs, [r["validation"] for r in rows], "o-", color=BLUE, label=f"validation {metric}")
     left.axhline(target, color=ORANGE, ls="--", label=f"target {target}")
-    left.set(xlabel="epoch", ylabel=metric)
+    left.set(xlabel="epoch", ylabel=f"{metric}, n={n:,}" if n else metric)
     left.legend(fontsize=8, frameon=False)
-    if "train_loss" in rows[0]:  # an imported model has none
+    if "train_loss" not in rows[0]:  # an imported model has none
+        right.set_axis_off()
+    else:
         right.plot(epochs, [r["train_loss"] for r in rows], "o-", color=GREY, label="training loss, smoothed labels")
         right.plot(epochs, [r["validation_loss"] for r in rows], "o-", color=BLUE, label="validation loss")
         right.legend(fontsize=8, frameon=False)
-    right.set(xlabel="epoch", ylabel="cross-entropy")
+        right.set(xlabel="epoch", ylabel="cross-entropy, nats")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
@@ -63,7 +71,7 @@ def curves(out: Path, rows: list[dict[str, float]], target: float, metric: str) 
     save(figure, out)
 
 
-def budget(out: Path, rungs: list[dict[str, Any]]) -> None:
+def budget(out: Target, rungs: list[dict[str, Any]]) -> None:
     """Draw what each step changed, in percentage points with its 95 % interval, and the accuracy it ends at."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(9, 0.42 * len(rungs) + 1.2))
@@ -80,6 +88,30 @@ def budget(out: Path, rungs: list[dict[str, Any]]) -> None:
     axis.set_xlabel(f"percentage points against the step it was made from, 95 % interval, n={rungs[0]['n']:,}")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.grid(axis="x", alpha=0.25)
+    save(figure, out)
+
+
+def reliability(out: Target, bins: list[dict[str, Any]]) -> None:
+    """Draw accuracy with its 95 % interval against confidence, bin by bin, and how many samples each bin has."""
+    plt = pyplot()
+    figure, (axis, below) = plt.subplots(2, 1, figsize=(6, 5.6), sharex=True, height_ratios=(3, 1))
+    axis.plot([0, 1], [0, 1], color=GREY, ls="--", label="as accurate as confident")
+    for each in (each for each in bins if each["n"]):
+        x, y = each["confidence"], each["accuracy"]
+        axis.vlines(x, *sorted((x, y)), color=ORANGE, lw=4, alpha=0.45, label="gap")
+        spread = [[y - each["accuracy_low"]], [each["accuracy_high"] - y]]
+        axis.errorbar(x, y, yerr=spread, fmt="o", color=BLUE, capsize=3, label="accuracy, 95 % interval")
+    named = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    axis.legend(named.values(), named.keys(), fontsize=8, frameon=False, loc="upper left")
+    axis.set(ylabel="accuracy, share of right answers", xlim=(0, 1), ylim=(0, 1.02))
+    edges = [each["low"] for each in bins]
+    drawn = below.bar(edges, [each["n"] for each in bins], width=0.9 / len(bins), align="edge", color=BLUE)
+    below.bar_label(drawn, [f"{each['n']:,}" if each["n"] else "" for each in bins], fontsize=7, padding=1)
+    below.margins(y=0.25)
+    below.set(xlabel="confidence, largest softmax probability", ylabel=f"samples, n={sum(b['n'] for b in bins):,}")
+    for each in (axis, below):
+        each.grid(alpha=0.25)
+        each.spines[["top", "right"]].set_visible(False)
     save(figure, out)
 
 
@@ -100,17 +132,39 @@ def load_curve(out: Path, curves: dict[str, list[tuple[float, float]]], bound_ms
     save(figure, out)
 
 
+def svg(draw: Callable[[IO[bytes]], None], title: str) -> str:
+    """Return what `draw` draws as SVG to stand inside a page, on its ground and in its colour of text.
+
+    The same drawing gives the same text: it names no date, and no address.
+    """
+    pyplot()
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"savefig.format": "svg", "svg.hashsalt": "engineworks"}):
+        draw(buffer)
+    text = buffer.getvalue().decode()
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("#ffffff", "none").replace("#000000", "currentColor")
+    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', text)
+    assert width is not None
+    size = f'style="--width:{float(width[1]) * 1.2:.0f}px" fill="currentColor"'
+    head = re.sub(r' (width|height|version)="[^"]*"', "", text[: text.index(">")])
+    return f'{head} role="img" aria-label="{html.escape(title)}" {size}{text[text.index(">") :]}'
+
+
 def pyplot() -> Any:
-    """Import matplotlib for files only."""
+    """Import matplotlib for files only; a dollar sign in a name of class is a dollar sign."""
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False
     import matplotlib.pyplot as plt
 
     return plt
 
 
-def save(figure: Any, out: Path) -> None:
+def save(figure: Any, out: Target) -> None:
     """Save and close a figure."""
     figure.tight_layout()
     figure.savefig(out, dpi=110)

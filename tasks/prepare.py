@@ -4,7 +4,7 @@ import hashlib
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,16 +55,17 @@ def prepare(
     seen = f"{used + len(rejected):,} files seen = {used:,} used + {len(rejected):,} rejected"
     asked = {"test": test, "validation": validation, "calibration": calibration}
     require(splits, classes, asked, golden, seen)
-    spec = {
+    chosen = sorted(splits["test"], key=lambda s: s.content)[:golden]
+    spec: dict[str, Any] = {
         "workload": workload,
         "classes": classes,
         **facts.result(),
-        "counts": {name: len(samples) for name, samples in splits.items()},
+        "counts": {},
     }
     with atomic.folder(out) as folder:
         for name, samples in splits.items():
-            shards.write(folder, name, [(s.data, s.label) for s in samples], shard_size)
-        spec["shape"] = write_golden(folder, sorted(splits["test"], key=lambda s: s.content)[:golden], spec)
+            spec["counts"][name] = shards.write(folder, name, packed(name, samples, source, input), shard_size)
+        spec["shape"] = write_golden(folder, list(packed("golden", chosen, source, input)), spec)
         atomic.write_json(folder / "spec.json", spec)
         atomic.write_json(folder / "report.json", report(splits, rejected))
         rejects.page(folder / "report.html", seen, rejected, lambda data: source.picture(data, input))
@@ -135,6 +136,13 @@ def require(
         )
 
 
+def packed(split: str, samples: list[Checked], source: Any, input: Any) -> Iterator[tuple[bytes, int]]:
+    """Yield what a split's shards hold, (encoded, label): of a file that trains there may be several samples."""
+    for each in samples:
+        for data in source.training(each.data, input) if split == "train" else [source.held_out(each.data, input)]:
+            yield data, each.label
+
+
 def report(splits: dict[str, list[Checked]], rejected: list[Rejected]) -> dict[str, Any]:
     """Account for every file: `seen = used + rejected`."""
     used = {name: len(samples) for name, samples in splits.items()}
@@ -142,19 +150,19 @@ def report(splits: dict[str, list[Checked]], rejected: list[Rejected]) -> dict[s
     return {"seen": sum(used.values()) + len(rejected), "used": used, "rejected": len(rejected), "reasons": reasons}
 
 
-def write_golden(folder: Path, samples: list[Checked], spec: dict[str, Any]) -> list[int]:
+def write_golden(folder: Path, samples: list[tuple[bytes, int]], spec: dict[str, Any]) -> list[int]:
     """Write the golden batch, encoded (tar) and as tensors with labels (safetensors); return the shape of one."""
     from safetensors.numpy import save_file
 
     with tarfile.open(folder / "golden.tar", "w") as tar:
-        for i, sample in enumerate(samples):
+        for i, (data, _) in enumerate(samples):
             member = tarfile.TarInfo(f"{i:04d}.sample")
-            member.size = len(sample.data)
-            tar.addfile(member, io.BytesIO(sample.data))
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
     preprocess = part(spec["workload"], "preprocess")
     pipeline = preprocess.serving_pipeline(spec, batch_size=len(samples))
-    tensors = preprocess.run(pipeline, [s.data for s in samples])
-    labels = np.array([s.label for s in samples], np.int64)
+    tensors = preprocess.run(pipeline, [data for data, _ in samples])
+    labels = np.array([label for _, label in samples], np.int64)
     save_file({"input": tensors, "label": labels}, folder / "golden.safetensors")
     return list(tensors.shape[1:])
 

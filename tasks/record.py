@@ -42,6 +42,7 @@ def record(
     measure: Path,
     select: Path,
     picture: Path,
+    report: Path,
     package: Path,
     out: Path,
 ) -> None:
@@ -59,6 +60,7 @@ def record(
         measure=measure,
         select=select,
         picture=picture,
+        report=report,
         package=package,
     )
     receipt = keep(pipeline, backends, params, deps)

@@ -35,6 +35,11 @@ def page(out: Path, seen: str, rejected: list[Rejected], picture: Callable[[byte
     )
 
 
+def table(page: str) -> str:
+    """Return the table of such a page, to stand in another."""
+    return page[page.index("<table>") : page.rindex("</table>") + len("</table>")]
+
+
 def row(each: Rejected, pixels: Any) -> str:
     """Return one line of the table; names and reasons come from strangers, so they are escaped."""
     shown = "no picture" if pixels is None else f"<img alt='' src='data:image/png;base64,{thumbnail(pixels)}'>"

@@ -1,23 +1,27 @@
 """Tar shards of labelled samples, with the index that DALI's WebDataset reader wants."""
 
 import io
+import itertools
 import struct
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 SUFFIXES = ("sample", "label")
 
 
-def write(folder: Path, split: str, samples: Sequence[tuple[bytes, int]], shard_size: int) -> None:
-    """Pack samples into `<split>-NNNNN.tar` and `.idx`.
+def write(folder: Path, split: str, samples: Iterable[tuple[bytes, int]], shard_size: int) -> int:
+    """Pack samples into `<split>-NNNNN.tar` and `.idx`; return how many there are.
 
     A sample is two members, `NNNNNNNN.sample` (encoded bytes) and `.label` (int32, little endian). The bytes of a shard
     depend on its samples only.
     """
-    for number, start in enumerate(range(0, len(samples), shard_size)):
-        write_shard(folder / f"{split}-{number:05d}.tar", start, samples[start : start + shard_size])
+    stream, count = iter(samples), 0
+    while batch := list(itertools.islice(stream, shard_size)):
+        write_shard(folder / f"{split}-{count // shard_size:05d}.tar", count, batch)
+        count += len(batch)
+    return count
 
 
 def write_shard(path: Path, first: int, samples: Sequence[tuple[bytes, int]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks import backends, gpu
 
-INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8"}  # INT8 products summed in 32 bits
 
 

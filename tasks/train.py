@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tasks import atomic, pictures
+from tasks import atomic, networks, pictures, precision
 from tasks.digest import sha256
+from tasks.pretrained import Pretrained, start
 from tasks.workload import part
 
 Count = Annotated[int, Field(ge=1, le=65_536)]
@@ -29,9 +30,11 @@ def train(
     metrics: Path,
     *,
     target: Annotated[float, Field(gt=0, lt=1)],
-    precision: Literal["16-mixed", "bf16-mixed", "32-true"],
+    confidence: Annotated[float, Field(ge=0, lt=1)],
+    precision: Literal["auto", "16-mixed", "bf16-mixed", "32-true"],
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)],
-    width: Count,
+    network: Annotated[Any, networks.OfNetworks()],
+    pretrained: Pretrained | None,
     batch_size: Count,
     learning_rate: Annotated[float, Field(gt=0, le=100)],
     weight_decay: Annotated[float, Field(ge=0, le=1)],
@@ -44,19 +47,22 @@ def train(
     A training that was killed goes on from its last checkpoint where knobs, data and code are the same. `ValueError`
     where the numbers went wrong: step, layer and remedy.
 
-    Training stops when the lower end of the 95 % Wilson interval of validation accuracy reaches `target`. The learning
-    rate's cycle spans `schedule_epochs`, then rests at its floor until `max_epochs`; a target not reached is a recorded
-    verdict, not an error. `precision` is asked of Lightning; what ran is recorded beside it.
+    Training stops when the lower end of validation accuracy's Wilson interval of this `confidence` reaches `target`; of
+    confidence 0 it is the accuracy itself. The learning rate's cycle spans `schedule_epochs`, behind the epochs of the
+    head alone where the weights are `pretrained`, then rests at its floor until `max_epochs`; a target not reached is a
+    recorded verdict, not an error. `precision` is asked of Lightning; what ran is recorded beside it.
     """
     knobs = {
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
-        "width": width,
+        "network": network.model_dump(),
+        "pretrained": pretrained and pretrained.model_dump(),
         "batch_size": batch_size,
         "schedule_epochs": schedule_epochs,
         "max_epochs": max_epochs,
         "target": target,
+        "confidence": confidence,
         "precision": precision,
         "seed": seed,
     }
@@ -70,7 +76,7 @@ def train(
     with atomic.folder(out) as finished:
         shutil.copyfile(weights, finished / "weights.safetensors")
         # what rebuilds the network, and nothing that merely varies: equal weights leave all later stages fresh
-        atomic.write_json(finished / "train.json", {"width": width})
+        atomic.write_json(finished / "train.json", {"network": knobs["network"]})
     shutil.rmtree(folder.parent)
     print(f"{'target reached' if verdict['reached'] else 'target not reached'}: validation {verdict['value']:.4f}")
 
@@ -78,17 +84,26 @@ def train(
 def fingerprint(knobs: dict[str, Any], workload: str, prepare: Path, augment: Path) -> str:
     """Hash everything that shapes the weights: knobs, data and code."""
     digest = hashlib.sha256(json.dumps(knobs, sort_keys=True).encode())
-    for path in [*sorted(prepare.glob("*.tar")), prepare / "spec.json", augment / "augment.json", *code(workload)]:
+    names = [*sorted(prepare.glob("*.tar")), prepare / "spec.json", augment / "augment.json"]
+    for path in [*names, *code(workload, knobs["network"]["name"])]:
         digest.update(path.name.encode() + sha256(path).encode())
     return digest.hexdigest()[:16]
 
 
-def code(workload: str) -> list[Path]:
-    """Return the files that shape the weights, as dvc.yaml lists them."""
+def code(workload: str, network: str) -> list[Path]:
+    """Return the files that shape the weights; dvc.yaml lists them, and every other network's."""
     modality, problem = workload.split("/")
-    own = ("train", "learner", "judge", "health", "checkpoints", "interval", "shards", "digest")
-    names = [*own, f"modalities/{modality}/preprocess", f"modalities/{modality}/augment"]
-    names += [f"problems/{problem}/data", f"problems/{problem}/network"]
+    own = ("train", "learner", "pretrained", "judge", "health", "stall", "checkpoints", "interval", "shards", "digest")
+    machine = ("precision", "target", "gpu")
+    names = [
+        *own,
+        *machine,
+        "networks/layers",
+        f"networks/{network}",
+        f"modalities/{modality}/preprocess",
+        f"modalities/{modality}/augment",
+    ]
+    names += [f"problems/{problem}/data", f"problems/{problem}/loss"]
     return [CODE / f"{name}.py" for name in names]
 
 
@@ -117,25 +132,29 @@ def fit(
     from tasks.health import Health
     from tasks.judge import Judge
     from tasks.learner import Learner
+    from tasks.stall import Stall
 
     spec = json.loads((prepare / "spec.json").read_text())
     augmentation = json.loads((augment / "augment.json").read_text())
-    data, problem = part(workload, "data"), part(workload, "network")
+    data, problem = part(workload, "data"), part(workload, "loss")
     device = "gpu" if torch.cuda.is_available() else "cpu"
     pl.seed_everything(knobs["seed"], workers=True)
     batches = data.loader(prepare, "train", spec, knobs["batch_size"], augmentation, knobs["seed"], device)
     validation = data.loader(prepare, "validation", spec, 500, device=device)
-    network = problem.build(spec, knobs["width"]).to(memory_format=torch.channels_last)
-    learner = Learner(network, problem, knobs, cycle_steps=knobs["schedule_epochs"] * len(batches))
+    network = networks.build(spec, knobs["network"])
+    if knobs["pretrained"]:
+        start(network, knobs["network"]["name"], Pretrained(**knobs["pretrained"]))
+    learner = Learner(network.to(memory_format=torch.channels_last), problem, knobs, steps_per_epoch=len(batches))
     (sample, _), *_ = itertools.islice(data.arrays(prepare, "validation", spec, SAMPLE), 1)
     learner.health = health = Health(torch.from_numpy(sample))
-    judge = Judge(folder, knobs["target"], knobs["max_epochs"])
+    stall = Stall(batches)
+    judge = Judge(folder, knobs["target"], knobs["confidence"], knobs["max_epochs"], (health, stall))
     trainer = pl.Trainer(
-        precision=knobs["precision"],
+        precision=precision.asked(knobs["precision"], device),
         max_epochs=knobs["max_epochs"],
         accelerator="auto",
         devices=1,
-        callbacks=[health, judge],
+        callbacks=[health, stall, judge],
         plugins=[checkpoints.Durable()],
         logger=False,
         enable_checkpointing=False,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.workload import part
+from tasks import networks
 
 IMPORTED = "model.onnx"  # what an imported model's folder holds instead of weights
 
@@ -23,7 +23,7 @@ def network(workload: str, train: Path, spec: dict[str, Any]) -> Any:
     from safetensors.torch import load_file
 
     facts = json.loads((train / "train.json").read_text())
-    built = part(workload, "network").build(spec, facts["width"])
+    built = networks.build(spec, facts["network"])
     built.load_state_dict(load_file(train / "weights.safetensors"))
     return built.eval().float()
 

@@ -4,10 +4,11 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 FOLDERS = {
     "modalities": ("source", "preprocess", "augment"),  # a kind of data
-    "problems": ("data", "network", "score"),  # what is learnt from it
+    "problems": ("data", "loss", "score"),  # what is learnt from it
 }
 
 
@@ -18,6 +19,10 @@ class Typed:
     part: str
     name: str
     whole: bool = False
+
+    def type(self, workload: str) -> Any:
+        """Return that class."""
+        return getattr(part(workload, self.part), self.name)
 
 
 def part(workload: str, role: str) -> ModuleType:

@@ -79,7 +79,7 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     write(root / "prepare/spec.json", {"classes": ["a", "b"], "image_size": 2, "counts": {"train": 8}})
     write(root / "prepare/train-0.tar", b"shard")
     write(root / "augment/augment.json", {"flip": {"probability": 0.5}})
-    write(root / "train/train.json", {"width": 64})
+    write(root / "train/train.json", {"network": {"name": "small", "width": 64}})
     write(root / "curves/curves.csv", CURVES)
     write(root / "train/weights.safetensors", b"weights")
     write(
@@ -103,13 +103,14 @@ def inputs(root: Path, chosen: str | None = "onnxruntime-fp32") -> dict[str, Any
     rows = [row, {"engine": "tensorrt_rtx-fp32", "verdict": "built, not measured here"}]
     write(root / "select.json", {"chosen": chosen, "rows": rows})
     write(root / "select.png", pixel.read_bytes())
+    write(root / "report.html", "<!doctype html><title>Run report</title>")
     write(root / "package/package.json", {"engine": chosen})
     if chosen:
         package(root / "package", chosen, "package-1")
     folders = ("prepare", "augment", "train", "curves", "export", "quantize", "build", "package")
     files = ("train_metrics", "evaluate", "measure", "select")
     paths = {name: root / name for name in folders} | {name: root / f"{name}.json" for name in files}
-    paths["picture"] = root / "select.png"
+    paths |= {"picture": root / "select.png", "report": root / "report.html"}
     return {
         "pipeline": "toy",
         "backends": ["onnxruntime", "tensorrt_rtx"],

@@ -59,7 +59,7 @@ def bought(block: dict[str, Any], first: Path, model: Path) -> dict[str, Any]:
     copied: dict[str, Any] = json.loads(json.dumps(block))
     del copied["train"]
     copied["prepare"]["input"]["normalisation"] = {"mean": spec["mean"], "std": spec["std"]}
-    imported = {"target": 0.6, "onnx": str(model), "sha256": sha256(model)}
+    imported = {"target": 0.6, "confidence": 0.95, "onnx": str(model), "sha256": sha256(model)}
     return copied | {"model": "imported", "imported": imported, "augment": {}}
 
 

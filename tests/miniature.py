@@ -24,7 +24,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "augment": {"rotation": {"range": [-5, 5], "probability": 0.5}},
     "train": {
         "target": 0.6,
-        "width": 16,
+        "network": {"name": "small", "width": 16},
         "batch_size": 32,
         "learning_rate": 0.1,
         "schedule_epochs": 2,

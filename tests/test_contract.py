@@ -21,7 +21,14 @@ STAGES: dict[str, dict[str, Any]] = {name: entry.get("do", entry) for name, entr
 FLOWS_KNOBS = {"deploy"}  # sections read by a flow, not by a stage
 # Code that every stage uses and that shapes no output: finding modules, writing whole files, drawing.
 NEUTRAL = {"tasks/command.py", "tasks/settings.py", "tasks/atomic.py", "tasks/workload.py", "tasks/pictures.py"}
-NEUTRAL |= {"tasks/__init__.py", "tasks/backends/__init__.py", "tasks/params.py", "tasks/document.py", "tasks/guard.py"}
+NEUTRAL |= {
+    "tasks/ranges.py",
+    "tasks/__init__.py",
+    "tasks/backends/__init__.py",
+    "tasks/params.py",
+    "tasks/document.py",
+    "tasks/guard.py",
+}
 COPIED = {"record": {"infra/mlflow/model.py"}}  # as files, one by one
 RUN_ENGINES = {"evaluate", "measure"}
 MODALITY_PARTS = FOLDERS["modalities"]
@@ -111,7 +118,9 @@ def test_the_list_of_code_is_complete_and_no_longer(stage: str) -> None:
         expected |= behind_backends()
     if stage == "train":  # an import may stand in its place, and needs its code, too
         expected |= closure("tasks/imported.py") - {"tasks/imported.py"}
-    folders = tuple(f"{path}/" for path in paths(stage, "deps") if path.startswith("tasks/modalities/"))
+    if "tasks/networks/__init__.py" in expected:  # a network is found by name
+        assert "tasks/networks" in paths(stage, "deps")
+    folders = tuple(f"{path}/" for path in paths(stage, "deps") if path.startswith(("tasks/modalities/", "tasks/net")))
     covered = {path for path in expected if path.startswith(folders)} - listed
     assert listed == (expected | COPIED.get(stage, set())) - covered
 
@@ -151,7 +160,9 @@ def reached(tree: ast.AST) -> list[str]:
 def test_the_fingerprint_of_a_training_covers_the_code_that_dvc_watches() -> None:
     from tasks.train import code
 
-    assert {str(path.relative_to(ROOT)) for path in code("image/classification")} == closure("tasks/train.py")
+    watched = {str(path.relative_to(ROOT)) for path in code("image/classification", "small")}
+    networks = {"tasks/networks/__init__.py", "tasks/networks/layers.py", "tasks/networks/small.py"}
+    assert watched | networks == closure("tasks/train.py") | networks
 
 
 def test_every_output_is_ignored_by_git_but_the_portable_metrics() -> None:

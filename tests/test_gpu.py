@@ -133,8 +133,9 @@ def trained(precision: str, accelerator: str = "gpu", steps: int = 30) -> tuple[
     import pytorch_lightning as pl
     import torch
 
+    from tasks import networks
     from tasks.learner import Learner
-    from tasks.problems.classification import network
+    from tasks.problems.classification import loss
     from tests.miniature import CLASSES, draw
 
     class Losses(pl.Callback):
@@ -147,13 +148,15 @@ def trained(precision: str, accelerator: str = "gpu", steps: int = 30) -> tuple[
     x = np.stack([draw(generator, int(label)) for label in labels])[:, None].astype(np.float32) / 128 - 1
     data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(labels))
     pl.seed_everything(1)
-    built = network.build({"shape": [1, 28, 28], "classes": CLASSES}, 16).to(memory_format=torch.channels_last)
+    built = networks.build({"shape": [1, 28, 28], "classes": CLASSES}, {"name": "small", "width": 16})
     knobs = {"learning_rate": 0.05, "weight_decay": 0.0005, "label_smoothing": 0.1}
+    knobs |= {"schedule_epochs": 1, "pretrained": None}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet["enable_model_summary"] = False
     device: dict[str, Any] = {"accelerator": accelerator, "devices": 1}
     trainer = pl.Trainer(precision=precision, max_steps=steps, callbacks=[Losses()], **device, **quiet)
-    trainer.fit(Learner(built, network, knobs, cycle_steps=steps), torch.utils.data.DataLoader(data, batch_size=32))
+    learner = Learner(built.to(memory_format=torch.channels_last), loss, knobs, steps_per_epoch=steps)
+    trainer.fit(learner, torch.utils.data.DataLoader(data, batch_size=32))
     return seen, trainer
 
 

@@ -42,7 +42,7 @@ def take(data: Path, tmp_path: Path, content: bytes, sha256: str | None = None, 
     (tmp_path / "bought.onnx").write_bytes(content)
     paths = data / "prepare", data / "augment", tmp_path / "out", tmp_path / "curves", tmp_path / "metrics.json"
     known = sha256 or hashlib.sha256(content).hexdigest()
-    imported(toys.WORKLOAD, *paths, target=target, onnx=str(tmp_path / "bought.onnx"), sha256=known)
+    imported(toys.WORKLOAD, *paths, target=target, confidence=0.95, onnx=str(tmp_path / "bought.onnx"), sha256=known)
     return tmp_path
 
 
@@ -84,4 +84,6 @@ def test_a_file_that_is_another_is_refused(data: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
     paths = data / "prepare", data / "augment", tmp_path / "out", tmp_path / "curves", tmp_path / "metrics.json"
     with pytest.raises(ValueError, match=r"imported\.onnx: .*nowhere\.onnx"):
-        imported(toys.WORKLOAD, *paths, target=0.5, onnx=str(tmp_path / "nowhere.onnx"), sha256="0" * 64)
+        imported(
+            toys.WORKLOAD, *paths, target=0.5, confidence=0.95, onnx=str(tmp_path / "nowhere.onnx"), sha256="0" * 64
+        )

@@ -97,6 +97,8 @@ def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNames
     assert {file.path for file in client.list_artifacts(run.info.run_id, "pictures/curves")} == {
         "pictures/curves/curves.png"
     }
+    top = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert top == {"pictures", "report.html", "reports"}
     assert "reports/evaluate.json" in {file.path for file in client.list_artifacts(run.info.run_id, "reports")}
     nested = {
         child.info.run_name: child

@@ -25,7 +25,7 @@ def ask(url: str, body: Any = None) -> Any:
 def test_output_is_clean_and_fits_80_columns(ran: Miniature) -> None:
     assert not re.search(r"Warning|Traceback|alembic|Error", ran.output)
     assert [line for line in ran.output.splitlines() if len(line) > 80] == []
-    assert "14 stages ran" in ran.output
+    assert "15 stages ran" in ran.output
     words = ("served accuracy", "chosen", "tensorrt_rtx-fp16", "built, not run here", "orchestration", "spent by")
     for word in words:
         assert word in ran.output
@@ -70,8 +70,13 @@ def test_prefect_shows_the_run_its_tasks_and_the_schedule(ran: Miniature) -> Non
     assert {"fetch@fashion", "train@fashion", "build@fashion-tensorrt_rtx", "record@fashion"} <= names
     deployments = ask(f"{api}/deployments/filter", {})
     assert [d["name"] for d in deployments] == ["nightly"] and deployments[0]["schedules"][0]["active"]
-    keys = {artifact["key"] for artifact in ask(f"{api}/artifacts/filter", {})}
-    assert {"engines-fashion", "report-fashion"} <= keys
+    left = {artifact["key"]: artifact["data"] for artifact in ask(f"{api}/artifacts/filter", {})}
+    assert {"engines-fashion", "report-fashion"} <= left.keys()
+    run, file = re.search(
+        rf"\({ran.url('MLFLOW')}/#/experiments/\d+/runs/(\w+)/artifacts/(\S+)\)", left["report-fashion"]
+    ).groups()  # type: ignore[union-attr]
+    with urllib.request.urlopen(f"{ran.url('MLFLOW')}/get-artifact?run_id={run}&path={file}", timeout=20) as answer:
+        assert answer.read() == (ran.folder / "models/report/fashion.html").read_bytes()
 
 
 def test_mlflow_holds_the_run_its_curve_and_an_engine_each(ran: Miniature) -> None:

@@ -151,6 +151,9 @@ def test_every_step_is_judged_against_the_one_it_comes_from(ran: Miniature) -> N
     assert origins["onnx-int8.cpu"] == "onnx-fp32" and origins["openvino-int8"] == "onnx-int8.cpu"
     assert origins["tensorrt_rtx-fp16"] == "onnx-fp16" and origins["tensorrt_rtx-int8"] == "onnx-int8.tensorrt"
     answers = load_file(ran.folder / "models/evaluate/fashion.safetensors")
+    confidences = {name: answers.pop(f"confidence/{name}") for name in list(answers) if f"confidence/{name}" in answers}
+    assert len(confidences) == len(answers) - 1 and "truth" in answers
+    assert all(each.shape == (400,) and each.min() > 0.25 and each.max() <= 1 for each in confidences.values())
     right = {name: labels == answers["truth"] for name, labels in answers.items()}
     for name, row in rows.items():
         if "accuracy" in row:

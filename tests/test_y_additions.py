@@ -27,6 +27,8 @@ def test_a_modality_of_three_files_and_a_block_is_served(grown: Grown) -> None:
     assert {each["name"] for each in json.loads(done.stdout)["outputs"]} == {"label", "scores"}
     live = receipt(grown.folder, "tones")
     assert live["served_accuracy"] > 0.7 and live["n"] == 120
+    page = (grown.folder / "models/report/tones.html").read_text()
+    assert "taken for" in page and "loudness" in page
 
 
 def test_a_model_that_others_trained_is_a_block(ran: Miniature, grown: Grown) -> None:

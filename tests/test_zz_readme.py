@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from tests import miniature
 from tests.conftest import Miniature
 from tests.miniature import ROOT
 
@@ -38,12 +39,20 @@ def test_a_command_of_the_readme_works(versioned: Miniature, kind: str, text: st
         assert "http://127.0.0.1:5000" in text  # the default; the copy listens elsewhere
         text = text.replace("http://127.0.0.1:5000", versioned.url("MLFLOW"))
         text = f".venv/bin/python - <<'END'\n{text}\nEND"
+    params, pictures = versioned.folder / "params.yaml", versioned.folder / "pictures"
+    before = params.read_bytes()
+    if "--images" in text:
+        miniature.drop(pictures / "flowers", 120)
     exports = "\n".join(f"export {name}='{value}'" for name, value in environment.items())
     done = versioned.shell(f"set -e\n{exports}\n{text}")
     assert done.returncode == 0, done.stdout
     assert not re.search(r"Traceback|ERROR|alembic", done.stdout), done.stdout
+    if "--images" in text:  # the other commands are about the pipeline that ran
+        assert "make run PIPELINE=flowers" in done.stdout and params.read_bytes().startswith(before)
+        params.write_bytes(before)
+        shutil.rmtree(pictures)
     if "make run" in text:  # a second run executes no stage
-        assert "0 stages ran" in done.stdout and done.stdout.count("   fresh\n") == 14
+        assert "0 stages ran" in done.stdout and done.stdout.count("   fresh\n") == 15
         assert (versioned.folder / "dvc.lock").read_bytes() == lock
     if kind == "python":  # a stock client, through MLflow's server
         assert np.array(json.loads(re.search(r"\[\[.*\]\]", done.stdout)[0])).shape == (1, 4)  # type: ignore[index]

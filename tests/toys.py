@@ -6,6 +6,7 @@ from typing import Any
 from tasks.augment import augment
 from tasks.modalities.image.augment import Augmentation
 from tasks.modalities.image.source import Input
+from tasks.networks import small
 from tasks.prepare import prepare
 from tests import miniature
 
@@ -24,7 +25,9 @@ TRAIN: dict[str, Any] = {
     "target": 0.99,  # out of reach: the interval of 300 right answers of 300 begins below
     "precision": "16-mixed",
     "seed": 1,
-    "width": 16,
+    "network": small.Knobs(name="small", width=16),
+    "pretrained": None,
+    "confidence": 0.95,
     "batch_size": 32,
     "learning_rate": 0.1,
     "weight_decay": 0.0005,

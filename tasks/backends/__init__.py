@@ -37,6 +37,10 @@ class Backend(Protocol):
 class OfBackends:
     """Marks a knob that holds the knobs of the backends, by their names."""
 
+    def type(self, workload: str) -> Any:
+        """Return a model with a member for each backend that has any."""
+        return options()
+
 
 def names() -> list[str]:
     """Return the backends there are."""

@@ -8,15 +8,17 @@ from typing import Any
 FORMATS = "JPEG, PNG, BMP, TIFF or WebP"
 
 
-def decode(encoded: Any, spec: dict[str, Any], device: str = "cpu") -> Any:
+def decode(encoded: Any, spec: dict[str, Any], device: str = "cpu", **crop: Any) -> Any:
     """Decode JPEG, PNG, BMP... and resize: (bytes,) -> HWC uint8 of `image_size` x `image_size` x `channels`.
 
-    A CUDA device decodes with `mixed` operators (bytes on the host, pixels on the GPU).
+    A CUDA device decodes with `mixed` operators (bytes on the host, pixels on the GPU). With a `crop` (`random_area`,
+    `random_aspect_ratio`) a random part is decoded in the place of the whole.
     """
     from nvidia.dali import fn, types
 
     colours = {1: types.GRAY, 3: types.RGB}[spec["channels"]]
-    image = fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", output_type=colours)
+    decoder = fn.decoders.image_random_crop if crop else fn.decoders.image
+    image = decoder(encoded, device="mixed" if device == "gpu" else "cpu", output_type=colours, **crop)
     size = spec["image_size"]
     return fn.resize(image, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
 

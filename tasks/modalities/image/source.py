@@ -1,23 +1,20 @@
 """Read labelled images: the raw files of a data set, and folders of files that people drop."""
 
-import io
+import contextlib
 import os
 import stat
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tasks.modalities.image import archive, formats
+from tasks.modalities.image import archive, cutouts, formats, idx
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 LARGEST_BYTES = 4 * formats.LARGEST_PIXELS + 1_000_000
 THUMBNAIL = 96  # pixels of the longer side
-
-
 Channel = Annotated[float, Field(ge=0, le=255)]
 
 
@@ -32,14 +29,26 @@ class Normalisation(BaseModel):
 class Input(BaseModel):
     """What the network is fed: square images; `measured` takes mean and deviation from the training images.
 
-    `files` says how samples are named in a data set that comes as tar: `*/{split}/{class}/*.jpg`.
+    `files` says how samples are named in a data set that comes as tar: `*/{split}/{class}/*.jpg`. With `backgrounds` a
+    picture with transparent parts is put on drawn ones, that many for training, one elsewhere; else transparency is
+    dropped, as the server does. Training images are stored with a shorter side of `stored_edge` pixels where they are
+    larger.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     image_size: Annotated[int, Field(ge=8, le=1024)]
     channels: Literal[1, 3]
     normalisation: Literal["measured"] | Normalisation
-    files: Annotated[str, AfterValidator(archive.pattern)] | None = None  # names of samples in the data set's archives
+    files: Annotated[str, AfterValidator(archive.pattern)] | None = None
+    backgrounds: Annotated[int, Field(ge=1, le=1000)] | None = None
+    stored_edge: Annotated[int, Field(ge=8, le=8192)] | None = None
+
+    @model_validator(mode="after")
+    def detailed(self) -> "Input":
+        """Refuse to store less than the network sees."""
+        if self.stored_edge and self.stored_edge < self.image_size:
+            raise ValueError(f"stored_edge {self.stored_edge} is less than image_size {self.image_size}; raise it")
+        return self
 
 
 class Facts:
@@ -142,32 +151,42 @@ def read_archives(raw: Path, classes: list[str], files: str) -> Iterator[Sample]
 
 def read_idx(raw: Path, split: str, prefix: str) -> Iterator[Sample]:
     """Yield the images of an MNIST-style pair of idx files, each encoded as PNG (lossless)."""
-    import numpy as np
-
-    content = (raw / f"{prefix}-images-idx3-ubyte").read_bytes()
-    magic, count, height, width = struct.unpack(">IIII", content[:16])
-    labels = np.frombuffer((raw / f"{prefix}-labels-idx1-ubyte").read_bytes(), np.uint8)[8:]
-    if magic != 0x803 or len(content) != 16 + count * height * width or len(labels) != count:
-        raise ValueError(f"{raw}/{prefix}-*: not a matching pair of idx files")
-    images = np.frombuffer(content, np.uint8)[16:].reshape(count, height, width)
-    for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-        yield Sample(f"{prefix}/{i:05d}", split, encode(pixels), int(label), pixels)
-
-
-def encode(pixels: Any) -> bytes:
-    """Encode an HW or HWC uint8 array as PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    for i, (pixels, label) in enumerate(idx.read(raw, prefix)):
+        yield Sample(f"{prefix}/{i:05d}", split, idx.encode(pixels), label, pixels)
 
 
 def decode(data: bytes, input: Input) -> Any:
     """Decode one file fully, to the pixels that DALI makes of it; `ValueError` says why it can't be used."""
-    return formats.decode(data, input.channels)
+    return formats.decode(held_out(data, input), input.channels)
+
+
+def held_out(data: bytes, input: Input) -> bytes:
+    """Return what is kept of a file that judges or calibrates: itself, or a cut-out on a background."""
+    return (cutouts.composites(data, input.image_size, 1) or [data])[0] if input.backgrounds else data
+
+
+def training(data: bytes, input: Input) -> list[bytes]:
+    """Return what is kept of a file that trains: itself, smaller where it is larger than need be, or composites."""
+    found = cutouts.composites(data, input.image_size, input.backgrounds) if input.backgrounds else []
+    return found or [reduced(data, input)]
+
+
+def reduced(data: bytes, input: Input) -> bytes:
+    """Return a picture with the shorter side that training images are stored with; smaller ones as they are."""
+    from PIL import Image
+
+    if input.stored_edge is None:
+        return data
+    pixels = formats.decode(data, input.channels)
+    share = input.stored_edge / min(pixels.shape[:2])
+    if share >= 1:
+        return data
+    size = [round(share * length) for length in pixels.shape[1::-1]]
+    return cutouts.encode(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
 def picture(data: bytes, input: Input) -> Any:
     """Return a file in small, used or rejected, uint8 HW or HWC; None where it can't be shown cheaply."""
+    with contextlib.suppress(ValueError):
+        data = held_out(data, input)
     return formats.picture(data, input.channels, THUMBNAIL)

@@ -1,6 +1,7 @@
 """Batches of labelled samples from tar shards, by DALI: augmented for training, plain for everything else."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Batches:
         self.graph, self.training = graph, graph[4] is not None
         self.eve = b""  # DALI's checkpoint before the last batch of this epoch
         self.given, self.resumed = 0, False  # batches given in this epoch; whether the next walk goes on with it
+        self.waited = 0.0  # seconds that those who asked for a batch waited for it, in all
         self.iterator = self.walk(None)
 
     def walk(self, checkpoint: bytes | None) -> Any:
@@ -52,11 +54,19 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         self.given, self.resumed = self.given if self.resumed else 0, False
-        for (batch,) in self.iterator:
+        batches = iter(self.iterator)
+        while (batch := self.following(batches)) is not None:
             self.given += 1
             yield batch["x"], batch["y"].squeeze(-1).long()
             if self.training and self.given == len(self) - 1:
                 (self.eve,) = self.iterator.checkpoints()
+
+    def following(self, batches: Any) -> Any:
+        """Return DALI's next batch, None at the end of an epoch; note how long that took."""
+        asked = time.monotonic()
+        (batch,) = next(batches, (None,))
+        self.waited += time.monotonic() - asked
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the data stands, as tensors and numbers: DALI's own checkpoint, random states and all."""

@@ -16,6 +16,10 @@ class Augmentation(BaseModel):
         """Name the changes that touch any sound."""
         return ["loudness"] if self.loudness else []
 
+    def alone(self, name: str) -> "Augmentation":
+        """Return one change without the others: there is just one."""
+        return self
+
 
 def augmented(encoded: Any, knobs: Augmentation, spec: dict[str, Any], device: str = "cpu") -> Any:
     """(bytes,) -> float32 [1, mels, frames], changed at random."""

@@ -1,0 +1,200 @@
+"""How soon is the target reached, what does Lightning cost, and does anything grow with the data?
+
+    python benchmarks/training.py [SEEDS] [--parts target loop growth]
+
+`target`: fashion until the lower end of the 95 % interval of 6,000 validation images is at 0.90, by the train stage in
+both precisions, by a stock Lightning script and by PyTorch's own MNIST example, each in a process of its own, in turns;
+with start-up and without. `loop`: Lightning with our callbacks against a bare loop over the same batches. `growth`: one
+epoch of 1, 3 and 10 times as many images. Wants a `make run` before. Writes benchmarks/results/training.json.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tasks.interval import wilson  # noqa: E402
+from tasks.measure import machine  # noqa: E402
+
+APPS, RESULTS = ROOT / "benchmarks/apps", ROOT / "benchmarks/results/training.json"
+VALIDATION, TARGET = 6_000, 0.90
+BASE, TIMES = 6_000, (1, 3, 10)  # images of the growth's first size
+KNOBS = {"learning_rate": 0.1, "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule_epochs": 2, "pretrained": None}
+
+
+def main(seeds: int, parts: list[str]) -> None:
+    """Measure what was asked for, and keep the rest of an earlier run."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results["machine"] = machine(os.cpu_count() or 1)
+    found = {"target": lambda: to_target(seeds), "loop": lambda: against_bare(7), "growth": growth}
+    for part in parts:
+        results[part] = found[part]()
+        print(json.dumps(results[part], indent=2), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def to_target(seeds: int) -> dict[str, Any]:
+    """Return the seconds of every way, by seed, with start-up and without; the ratios are taken seed by seed."""
+    least = next(n for n in range(VALIDATION) if wilson(n, VALIDATION)[0] >= TARGET) / VALIDATION
+    raw = str(ROOT / "data/fetch/fashion")
+    ways = {
+        "ours, 16-mixed": ["fashion_ours.py", str(ROOT), "{seed}", "16-mixed"],
+        "ours, 32-true": ["fashion_ours.py", str(ROOT), "{seed}", "32-true"],
+        "stock Lightning": ["fashion_lightning.py", raw, "{seed}", str(least)],
+        "plain PyTorch": ["fashion_torch.py", raw, "{seed}", str(least)],
+    }
+    rows: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for seed in range(1, seeds + 1):
+        for way, command in ways.items():
+            rows[way].append(timed([word.format(seed=seed) for word in command]))
+            print(f"seed {seed}, {way}: {rows[way][-1][0]:.0f} s, training {rows[way][-1][1]:.0f} s", flush=True)
+    return {"n": seeds, "accuracy": round(least, 4), **{way: summary(found, rows) for way, found in rows.items()}}
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Run a script that trains to the target; return the seconds of its process and of its training."""
+    begun = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-W", "ignore", str(APPS / command[0]), *command[1:]]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=ROOT)
+    said = re.search(r"seconds ([\d.]+) reached True", done.stdout)
+    if said is None:
+        raise SystemExit(f"{command}: {done.stdout[-500:]}{done.stderr[-1500:]}")
+    return time.monotonic() - begun, float(said[1])
+
+
+def summary(found: list[tuple[float, float]], rows: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Return mean and spread of a way's seconds, and how many times ours they are."""
+    ours = rows["ours, 16-mixed"]
+    result = {}
+    for place, name in enumerate(("with_start_up", "training")):
+        seconds = [each[place] for each in found]
+        ratios = [each[place] / own[place] for each, own in zip(found, ours, strict=True)]
+        result[name] = {"mean_s": round(mean(seconds), 1), "deviation_s": round(stdev(seconds), 1)}
+        result[name] |= {"times_ours": round(median(ratios), 2), "least": round(min(ratios), 2)}
+    return result
+
+
+def epoch(prepare: Path, bare: bool) -> float:
+    """Train a small network for an epoch on a folder's shards; return the seconds of its steps."""
+    import pytorch_lightning as pl
+    import torch
+
+    from tasks import networks
+    from tasks.health import Health
+    from tasks.learner import Learner, channels_last
+    from tasks.problems.classification import data, loss
+    from tasks.stall import Stall
+
+    spec = json.loads((prepare / "spec.json").read_text())
+    batches = data.loader(prepare, "train", spec, 128, {"flip": {"probability": 0.5}}, seed=1)
+    network = networks.build(spec, {"name": "small", "width": 64}).to(memory_format=torch.channels_last)
+    learner = Learner(network, loss, KNOBS, steps_per_epoch=len(batches))
+    if bare:
+        setup = learner.configure_optimizers()
+        optimizer, schedule = setup["optimizer"], setup["lr_scheduler"]["scheduler"]
+        begun = time.perf_counter()
+        for x, y in batches:
+            with torch.autocast("cpu", torch.bfloat16):
+                value = loss.loss(network(channels_last(x)), y, 0.1)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            schedule.step()
+        return time.perf_counter() - begun
+    learner.health = health = Health(torch.zeros(8, *spec["shape"]))
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
+    clock = Clock()
+    trainer = pl.Trainer(
+        precision="16-mixed", max_epochs=1, callbacks=[health, Stall(batches), clock.callback()], **quiet
+    )
+    trainer.fit(learner, batches)
+    return clock.ended - clock.begun
+
+
+class Clock:
+    """When an epoch's steps began and ended."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0.0
+
+    def callback(self) -> Any:
+        """Return the callback that reads it."""
+        import pytorch_lightning as pl
+
+        clock = self
+
+        class Reader(pl.Callback):
+            def on_train_epoch_start(self, *_: Any) -> None:
+                clock.begun = time.perf_counter()
+
+            def on_train_batch_end(self, *_: Any) -> None:
+                clock.ended = time.perf_counter()
+
+        return Reader()
+
+
+def against_bare(rounds: int) -> dict[str, Any]:
+    """Return Lightning's seconds an epoch over a bare loop's on the same batches, in turns."""
+    prepare = ROOT / "data/prepare/fashion"
+    ratios = []
+    for turn in range(rounds + 1):
+        bare, lightning = epoch(prepare, bare=True), epoch(prepare, bare=False)
+        if turn:  # the first is warm-up
+            ratios.append(lightning / bare)
+            print(f"round {turn} of {rounds}: bare {bare:.1f} s, Lightning {lightning:.1f} s", flush=True)
+    return {"n": rounds, "lightning_over_bare": round(median(ratios), 4), "all": [round(each, 4) for each in ratios]}
+
+
+def growth() -> dict[str, Any]:
+    """Return time per sample and peak memory by size of the data, and the exponent of time; each size in a process."""
+    rows = []
+    for times in TIMES:
+        line = [sys.executable, "-W", "ignore", __file__, "--grown", str(times)]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(rows[-1], flush=True)
+    first, last = rows[0], rows[-1]
+    exponent = math.log(last["seconds"] / first["seconds"]) / math.log(last["samples"] / first["samples"])
+    return {"rows": rows, "exponent": round(exponent, 3)}
+
+
+def grown(times: int) -> dict[str, Any]:
+    """Train an epoch on so many times the base's images; return its seconds and the process's peak of memory."""
+    from tasks import shards
+
+    known = ROOT / "data/prepare/fashion"
+    base = [sample for _, sample in zip(range(BASE), shards.read(known, "train"), strict=False)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards.write(folder, "train", (sample for _ in range(times) for sample in base), 10_000)
+        (folder / "spec.json").write_bytes((known / "spec.json").read_bytes())
+        epoch(folder, bare=False)  # warm
+        seconds = epoch(folder, bare=False)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"samples": BASE * times, "seconds": round(seconds, 2), "peak_mb": round(peak_mb)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", nargs="?", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", default=["target", "loop", "growth"])
+    parser.add_argument("--grown", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.grown:
+        print(json.dumps(grown(given.grown)))
+    else:
+        main(given.seeds, given.parts)

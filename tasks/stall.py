@@ -1,0 +1,30 @@
+"""The callback that tells how long training waited for its input."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class Stall(pl.Callback):
+    """Per epoch, the share of training time that was spent waiting for a batch; validation is not counted."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches, self.share = batches, 0.0
+        self.began, self.waited = time.monotonic(), 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Start the clock; a training that goes on within an epoch starts no other."""
+        self.began, self.waited = time.monotonic(), self.batches.waited
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Start the clock."""
+        self.began, self.waited = time.monotonic(), self.batches.waited
+
+    def on_validation_start(self, trainer: pl.Trainer, learner: Any) -> None:
+        """Stop the clock: the epoch's training is over."""
+        self.share = (self.batches.waited - self.waited) / max(1e-9, time.monotonic() - self.began)
+
+    def row(self) -> dict[str, float]:
+        """Return what a row of the curves says of it."""
+        return {"input_stall": self.share}
