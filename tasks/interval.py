@@ -18,7 +18,8 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     share, z2 = correct / n, z * z
     centre = share + z2 / (2 * n)
     half = z * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # it holds the share itself, rounding aside
 
 
 def paired(right: Any, right_before: Any) -> dict[str, Any]:

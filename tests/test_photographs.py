@@ -83,24 +83,24 @@ def test_a_picture_without_transparency_is_no_cutout_and_one_of_nothing_is_refus
 def test_cutouts_multiply_for_training_alone_and_every_file_is_accounted_for(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         (tmp_path / "incoming" / label).mkdir(parents=True)
-        for number in range(16):
-            (tmp_path / "incoming" / label / f"{number}.png").write_bytes(cutout(number + 16 * (label == "dog")))
+        for number in range(24):
+            (tmp_path / "incoming" / label / f"{number}.png").write_bytes(cutout(number + 24 * (label == "dog")))
     (tmp_path / "incoming/cat/none.png").write_bytes(encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 0))))
     import tarfile
 
     (tmp_path / "raw").mkdir()
     with tarfile.open(tmp_path / "raw/all.tar", "w") as tar:
         tar.add(tmp_path / "incoming", "all")
-    knobs: dict[str, Any] = {"classes": ["cat", "dog"], "test": 6, "validation": 6, "calibration": 4}
+    knobs: dict[str, Any] = {"classes": ["cat", "dog"], "test": 6, "validation": 10, "calibration": 4}
     knobs |= {"golden": 2, "shard_size": 10, "input": input(files="all/{class}/*.png", backgrounds=5)}
     prepare(WORKLOAD, tmp_path / "raw", tmp_path / "none", tmp_path / "out", **knobs)
     spec = json.loads((tmp_path / "out/spec.json").read_text())
-    assert spec["counts"] == {"train": 16 * 5, "validation": 6, "calibration": 4, "test": 6}
+    assert spec["counts"] == {"train": 28 * 5, "validation": 10, "calibration": 4, "test": 6}
     report = json.loads((tmp_path / "out/report.json").read_text())
-    assert report["seen"] == 33 and report["used"]["train"] == 16
+    assert report["seen"] == 49 and report["used"]["train"] == 28
     assert report["reasons"] == [{"name": "all/cat/none.png", "reason": "wholly transparent: there is nothing to see"}]
-    assert len(shards.paths(tmp_path / "out", "train")) == 8
-    assert sum(1 for _ in shards.read(tmp_path / "out", "train")) == 80
+    assert len(shards.paths(tmp_path / "out", "train")) == 14
+    assert sum(1 for _ in shards.read(tmp_path / "out", "train")) == 140
 
 
 def test_training_images_are_stored_smaller_and_others_as_they_came() -> None:

@@ -98,7 +98,7 @@ def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNames
         "pictures/curves/curves.png"
     }
     top = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert top == {"pictures", "report.html", "reports"}
+    assert top == {"pictures", "report.html", "reports", "weights"}
     assert "reports/evaluate.json" in {file.path for file in client.list_artifacts(run.info.run_id, "reports")}
     nested = {
         child.info.run_name: child

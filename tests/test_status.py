@@ -207,7 +207,7 @@ def test_where_nothing_ever_ran_all_is_told_and_nothing_written(bare: Path, caps
     assert "Prefect at http://127.0.0.1:9/api does not answer" in page and page.count("never ran") == len(
         facts["stages"]
     )
-    assert "none: data/prepare/fashion is missing, and 12 more" in page and "deployed   nothing" in page
+    assert "none: data/prepare/fashion is missing, and 13 more" in page and "deployed   nothing" in page
 
 
 @pytest.mark.parametrize(
