@@ -44,10 +44,11 @@ def test_training_records_what_was_asked_and_what_ran(ran: Miniature) -> None:
 def test_a_target_that_is_not_reached_is_a_verdict(ran: Miniature, tmp_path: Path) -> None:
     import yaml
 
+    from tasks.networks import small
     from tasks.train import train
 
     knobs = yaml.safe_load((ran.folder / "params.yaml").read_text())["pipelines"]["fashion"]["train"]
-    knobs |= {"target": 0.9999, "max_epochs": 1}
+    knobs |= {"target": 0.9999, "max_epochs": 1, "network": small.Knobs(**knobs["network"])}
     sources = [ran.folder / "data" / name / "fashion" for name in ("prepare", "augment")]
     train(WORKLOAD, *sources, tmp_path / "out", tmp_path / "curves", tmp_path / "verdict.json", **knobs)
     verdict = json.loads((tmp_path / "verdict.json").read_text())
