@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import re
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -424,6 +425,15 @@ def test_a_bad_message_is_a_status_with_a_sentence(unharmed: Miniature, kind: st
 
 
 # ---- crowds ----
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_files() -> Iterator[None]:
+    """Let this process open as many connections as it may be let: a crowd is more than 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def converse(address: tuple[str, int], request: bytes) -> int:
