@@ -10,7 +10,8 @@ from tasks import settings
 from tasks.ledger import PAGE
 from tasks.mirror import RUN_KEY, connect, tagged, without_credentials
 
-RUNS_PAGE = "/#/experiments?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
+TRAINING = "?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
+RUNS_PAGE = f"/#/experiments{TRAINING}"
 
 
 def prefect() -> list[str]:
@@ -58,4 +59,4 @@ def report_page(pipeline: str) -> str | None:
     runs = tagged(client, experiment_id, RUN_KEY, key)
     run = min(runs, key=lambda each: each.info.status != "FINISHED")
     home = without_credentials(base).rstrip("/")
-    return f"{home}/#/experiments/{experiment_id}/runs/{run.info.run_id}/artifacts/{PAGE}"
+    return f"{home}/#/experiments/{experiment_id}/runs/{run.info.run_id}/artifacts/{PAGE}{TRAINING}"

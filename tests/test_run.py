@@ -35,7 +35,7 @@ def test_every_stage_prints_one_line(ran: Miniature) -> None:
     done = [line.split()[0] for line in ran.output.splitlines() if re.match(r"[a-z].{17}.*\d s  ", line)]
     assert done == [
         *("fetch", "prepare", "augment", "train", "export", "quantize", "build", "build", "build"),
-        *("evaluate", "measure", "select", "package", "record"),
+        *("evaluate", "measure", "select", "report", "package", "record"),
     ]
 
 
@@ -73,7 +73,7 @@ def test_prefect_shows_the_run_its_tasks_and_the_schedule(ran: Miniature) -> Non
     left = {artifact["key"]: artifact["data"] for artifact in ask(f"{api}/artifacts/filter", {})}
     assert {"engines-fashion", "report-fashion"} <= left.keys()
     run, file = re.search(
-        rf"\({ran.url('MLFLOW')}/#/experiments/\d+/runs/(\w+)/artifacts/(\S+)\)", left["report-fashion"]
+        rf"\({ran.url('MLFLOW')}/#/experiments/\d+/runs/(\w+)/artifacts/([\w.]+)\?\S+\)", left["report-fashion"]
     ).groups()  # type: ignore[union-attr]
     with urllib.request.urlopen(f"{ran.url('MLFLOW')}/get-artifact?run_id={run}&path={file}", timeout=20) as answer:
         assert answer.read() == (ran.folder / "models/report/fashion.html").read_bytes()
