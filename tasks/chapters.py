@@ -73,7 +73,11 @@ def training(curves: Path, verdict: dict[str, Any]) -> Html:
     words = f"Validation {verdict['metric']} {verdict['value']:.4f}, {span(verdict)}. "
     words += f"Target {verdict['target']:g}, to be cleared by the lower end: "
     words += f"{'reached' if verdict['reached'] else 'not reached'}"
-    words += f" after {verdict['epochs']} epochs." if verdict["epochs"] else "; imported, not trained."
+    words += (
+        f" after {verdict['epochs']} epoch{'s' * (verdict['epochs'] > 1)}."
+        if verdict["epochs"]
+        else "; imported, not trained."
+    )
     note = f"By epoch, on n={verdict['n']:,} validation samples; the band is the 95 % interval, dashed the target."
     chart = page.wide(Html(pictures.svg(draw, "training curves with the target")))
     return page.join(page.sentence(words), page.captioned(chart, note, kind="chart"))

@@ -53,6 +53,8 @@ def curves(out: Target, rows: list[dict[str, float]], target: float, metric: str
     left.fill_between(
         epochs, [r["low"] for r in rows], [r["high"] for r in rows], color=BLUE, alpha=0.2, lw=0, label="95 % interval"
     )
+    if len(rows) == 1:  # a band has no width
+        left.vlines(epochs, rows[0]["low"], rows[0]["high"], color=BLUE, alpha=0.2, lw=8)
     left.plot(epochs, [r["validation"] for r in rows], "o-", color=BLUE, label=f"validation {metric}")
     left.axhline(target, color=ORANGE, ls="--", label=f"target {target}")
     left.set(xlabel="epoch", ylabel=f"{metric}, n={n:,}" if n else metric)
@@ -65,7 +67,7 @@ def curves(out: Target, rows: list[dict[str, float]], target: float, metric: str
         right.legend(fontsize=8, frameon=False)
         right.set(xlabel="epoch", ylabel="cross-entropy, nats")
     for axis in (left, right):
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     save(figure, out)

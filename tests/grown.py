@@ -46,11 +46,12 @@ def add(folder: Path, mirror: Path, first: Path) -> None:
     tones.write(mirror / "tones.tar")
     shutil.copy(first / "models/export/fashion/model.onnx", mirror / "bought.onnx")
     params = folder / "params.yaml"
-    blocks = yaml.safe_load(params.read_text())["pipelines"]
+    given = yaml.safe_load(params.read_text())
+    blocks = given["pipelines"]
     blocks |= yaml.safe_load((ADDITIONS / "blocks.yaml").read_text())
     blocks["tones"]["fetch"]["files"]["tones.tar"] = sha256(mirror / "tones.tar")
     blocks["bought"] = bought(blocks["fashion"], first, mirror / "bought.onnx")
-    params.write_text(yaml.safe_dump({"backends": ["onnxruntime", "packed"], "pipelines": blocks}, sort_keys=False))
+    params.write_text(yaml.safe_dump(given | {"backends": ["onnxruntime", "packed"]}, sort_keys=False))
 
 
 def bought(block: dict[str, Any], first: Path, model: Path) -> dict[str, Any]:

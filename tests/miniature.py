@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ["disc", "box", "cross", "bar"]
+GIVEN: set[int] = set()  # first ports of the ranges handed out
 SIZES = {"train": 1600, "t10k": 400}
 # What a test run must not hand on to the copy; within `make test` make would announce folders in the output.
 INHERITED = ("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_", "MAKE", "MFLAGS")
@@ -136,12 +137,17 @@ def environment(to: Path) -> dict[str, str]:
 
 
 def free_range(count: int = 13) -> int:
-    """Return the first of several ports in a row that nobody listens on just now, below those that clients get."""
+    """Return the first of several ports in a row that nobody listens on just now, below those that clients get.
+
+    No range is given twice: the servers of two copies come up later.
+    """
     for first in range(20_000, 32_000, 2 * count):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
+            if first not in GIVEN:
+                GIVEN.add(first)
+                return first
     raise OSError(f"no {count} free ports in a row")
 
 
