@@ -74,7 +74,7 @@ def measured_fashion(checkout: Path, rounds: int) -> dict[str, Any]:
     spec = json.loads((prepare / "spec.json").read_text())
     batches = list(part(spec["workload"], "data").arrays(prepare, "test", spec, 256))
     x, y = (np.concatenate(each) for each in zip(*batches, strict=True))
-    network = trained.network(spec["workload"], checkout / "models/train/fashion", spec)
+    network = trained.network(checkout / "models/train/fashion", spec)
     folder = checkout / "models/quantize/fashion"
     ways = {threads: {EAGER: trained.predictor(network)} | files(folder, threads) for threads in THREADS}
     rows, _ = take_turns(ways, {1: x[:1], 64: x[:64]}, rounds, 20)

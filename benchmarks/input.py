@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from tasks.measure import machine  # noqa: E402
 
-IMAGES, PASSES = 1024, 2  # photographs; walks over them that are timed each round
+IMAGES = 1024  # photographs
 EDGES = {"ours": 256, "ours, files as they came": None}  # shorter side of what the shards hold
 WORKER = ROOT / "benchmarks/apps/input_worker.py"
 WAYS = (*EDGES, "DataLoader + Pillow", "DataLoader + simplejpeg + OpenCV", "WebDataset + Pillow", "decoding alone")

@@ -1,6 +1,7 @@
 """What serving costs: the same engine in this process and behind Triton, over gRPC with and without shared memory.
 
-The server has one instance with one thread, as the process here has, and always two requests waiting. Ways take turns.
+The server has one instance with one thread, as the process here has, and always two requests under way, or four: then
+it may answer those that wait in one go. Ways take turns.
 """
 
 import contextlib
@@ -22,8 +23,9 @@ from flows import live, sandbox
 from tasks import backends, export, package, quantize
 
 SIDE, CLASSES = 224, 1000
-TRIAL_S, CALLS, IN_FLIGHT = 2.0, 100, 2
-REGION = "benchmark"
+TRIAL_S, CALLS = 2.0, 100
+IN_FLIGHT = (2, 4)  # requests under way
+REGION, HERE = "benchmark", "in process"
 Ask = Callable[[Any], Any]
 
 
@@ -86,7 +88,7 @@ def compared(
         for batch in batches:
             x = np.random.default_rng(batch).standard_normal((batch, *spec["shape"])).astype(np.float32)
             with region(served.client, x.nbytes) as handle:
-                ways = {"in process": engine, "gRPC": over_grpc(served), "shared memory": over_memory(served, handle)}
+                ways = {HERE: engine, "gRPC": over_grpc(served), "shared memory": over_memory(served, handle)}
                 rows.append({"backend": backend, "batch": batch} | take_turns(served, ways, handle, x, rounds))
             print(f"  {rows[-1]}", flush=True)
     return rows
@@ -94,21 +96,25 @@ def compared(
 
 def take_turns(served: live.Served, ways: dict[str, Ask], handle: Any, x: Any, rounds: int) -> dict[str, Any]:
     """Time every way in every round; return medians of the ratios of a round, and how much p50 grows (ms)."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
     p50s: dict[str, list[float]] = {name: [] for name in ways}
+    inside: list[float] = []
+    rates: dict[tuple[str, int], list[float]] = {(name, n): [] for name in ways if name != HERE for n in IN_FLIGHT}
     for _ in range(rounds):
         for name, ask in ways.items():
             p50s[name].append(lone(ask, x))
-            rates[name].append(in_a_row(ask, x) if name == "in process" else in_flight(served, handle, x, name))
-    inside, remote = rates.pop("in process"), p50s.pop("in process")
+        inside.append(in_a_row(ways[HERE], x))
+        for (name, under_way), found in rates.items():
+            found.append(in_flight(served, handle, x, name, under_way))
     row: dict[str, Any] = {"n": rounds, "in_process_images_per_s": round(median(inside), 1)}
-    row["in_process_p50_ms"] = round(median(remote), 3)
-    for name in rates:
-        short = name.replace(" ", "_")
-        ratios = [a / b for a, b in zip(rates[name], inside, strict=True)]
+    row["in_process_p50_ms"] = round(median(p50s[HERE]), 3)
+    for (name, under_way), found in rates.items():
+        ratios = [a / b for a, b in zip(found, inside, strict=True)]
+        short = f"{name.replace(' ', '_')}_{under_way}_under_way"
         row[f"{short}_ratio"] = round(median(ratios), 3)
         row[f"{short}_ratio_range"] = [round(min(ratios), 3), round(max(ratios), 3)]
-        row[f"{short}_added_p50_ms"] = round(median(a - b for a, b in zip(p50s[name], remote, strict=True)), 3)
+    for name in p50s.keys() - {HERE}:
+        added = median(a - b for a, b in zip(p50s[name], p50s[HERE], strict=True))
+        row[f"{name.replace(' ', '_')}_added_p50_ms"] = round(added, 3)
     return row
 
 
@@ -131,15 +137,15 @@ def in_a_row(ask: Ask, x: Any) -> float:
     return done / (time.perf_counter() - begun)
 
 
-def in_flight(served: live.Served, handle: Any, x: Any, name: str) -> float:
-    """Return images a second with two requests always under way."""
+def in_flight(served: live.Served, handle: Any, x: Any, name: str, under_way: int) -> float:
+    """Return images a second with so many requests always under way."""
     answers: queue.Queue[Any] = queue.Queue()
 
     def send() -> None:
         asked = tensor(x) if name == "gRPC" else shared(handle, x)
         served.client.async_infer("network_tensor", [asked], lambda result, error: answers.put(error))
 
-    for _ in range(IN_FLIGHT):
+    for _ in range(under_way):
         send()
     begun, done = time.perf_counter(), 0
     while time.perf_counter() - begun < TRIAL_S:
@@ -148,7 +154,7 @@ def in_flight(served: live.Served, handle: Any, x: Any, name: str) -> float:
         done += len(x)
         send()
     seconds = time.perf_counter() - begun
-    for _ in range(IN_FLIGHT):
+    for _ in range(under_way):
         answers.get(timeout=60)
     return done / seconds
 

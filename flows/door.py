@@ -50,8 +50,6 @@ http {{
     map "" $max_requests_per_s {{ default {rate}; }}
     limit_req_zone $who zone=rate:1m rate={rate}r/s;
     limit_req zone=rate burst={waiting} delay={realtime};
-    limit_conn realtime {realtime};
-    limit_conn throughput {throughput};
     client_max_body_size {max_body_mb}m;
     proxy_read_timeout {timeout_s}s;
     grpc_read_timeout {timeout_s}s;
@@ -75,6 +73,11 @@ http {{
         include rules/grpc.conf;
     }}
 }}
+"""
+
+SHARE = """\
+limit_conn realtime {realtime};
+limit_conn throughput {throughput};
 """
 
 
@@ -153,4 +156,6 @@ def write() -> None:
         waiting=given.realtime.max_in_flight + round(WAIT_S * given.max_requests_per_s),
         timeout_s=given.timeout_s,
     )
+    share = SHARE.format(realtime=given.realtime.max_in_flight, throughput=given.throughput.max_in_flight)
+    tokens.write(FOLDER / "share.conf", share)
     tokens.write(FOLDER / "nginx.conf", text)

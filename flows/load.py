@@ -16,6 +16,7 @@ from flows.sender import NOT_SENT, Note, connected
 MOST, MOST_IN_FLIGHT = 1_000_000, 10_000  # requests of one load
 MOST_S = 600.0
 LATE_MS, LATE_SHARE = 2.0, 0.5  # sends that are later at their p99, and make up this share of p99, are the limit
+BEHIND_SHARE = 0.1  # so are those that lag behind by this share of the load's time: it was not the load asked for
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def summary(notes: list[Note], rate: float | None, begun: float, seconds: float,
     went = np.array([note[3] != NOT_SENT for note in notes], bool)
     latency, when = 1e3 * (done - due)[ok], (due - begun)[ok]
     p50, p90, p99 = np.percentile(latency, [50, 90, 99]) if ok.any() else [np.nan] * 3
-    first, last = latency[when < seconds / 3], latency[when > 2 * seconds / 3]
     late = float(np.percentile(1e3 * (sent - due)[went], 99)) if went.any() else 0.0
+    first, last = latency[when < seconds / 3], latency[when > 2 * seconds / 3]
     return Load(
         asked_per_s=rate,
         seconds=seconds,
@@ -133,6 +134,6 @@ def summary(notes: list[Note], rate: float | None, begun: float, seconds: float,
         p99_ms=float(p99),
         rise_ms=float(np.median(last) - np.median(first)) if len(first) and len(last) else 0.0,
         late_p99_ms=late,
-        client_limited=bool(late > LATE_MS and not late < LATE_SHARE * p99),
+        client_limited=bool(late > LATE_MS and (late > BEHIND_SHARE * 1e3 * seconds or not late < LATE_SHARE * p99)),
         client_cores=cores,
     )

@@ -71,7 +71,7 @@ def training(curves: Path, verdict: dict[str, Any]) -> Html:
         pictures.curves(out, rows, verdict["target"], verdict["metric"], verdict["n"])
 
     words = f"Validation {verdict['metric']} {verdict['value']:.4f}, {span(verdict)}. "
-    words += f"Target {verdict['target']:g}, to be cleared by the lower end: "
+    words += f"Target {verdict['target']:g}, to be cleared by {cleared_by(verdict)}: "
     words += f"{'reached' if verdict['reached'] else 'not reached'}"
     words += (
         f" after {verdict['epochs']} epoch{'s' * (verdict['epochs'] > 1)}."
@@ -157,6 +157,13 @@ def figures(row: dict[str, Any]) -> list[Html]:
         page.noted(figure("images_per_s", ",.0f"), batch),
         page.noted(figure("size_bytes", ".3f", 1e6), memory),
     ]
+
+
+def cleared_by(verdict: dict[str, Any]) -> str:
+    """Say what of a validation has to clear the target."""
+    if verdict["confidence"] == 0:
+        return f"the {verdict['metric']} itself"
+    return f"the lower end of its {100 * verdict['confidence']:g} % interval"
 
 
 def span(row: dict[str, Any]) -> str:

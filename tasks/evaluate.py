@@ -42,7 +42,7 @@ def evaluate(
     guesses: dict[str, Any] = {}
     confidences: dict[str, Any] = {}
     reference = ""
-    for name, origin, spender, predict in steps(workload, spec, train, quantize, build, backends):
+    for name, origin, spender, predict in steps(spec, train, quantize, build, backends):
         reference = reference or name
         if isinstance(predict, str):
             rows[name] = {"from": origin, "spent_by": spender, "not_measured": predict}
@@ -63,13 +63,13 @@ def evaluate(
 
 
 def steps(
-    workload: str, spec: dict[str, Any], train: Path, quantize: Path, build: Path, backends: list[str]
+    spec: dict[str, Any], train: Path, quantize: Path, build: Path, backends: list[str]
 ) -> Iterator[tuple[str, str | None, str, Predict | str]]:
     """Yield each step's name, the one it comes from, who made it so, and how to run it, or why it can't be run here."""
-    reference, predict = trained.original(workload, train, spec)
+    reference, predict = trained.original(train, spec)
     yield reference, None, "train", predict
     if not (train / trained.IMPORTED).exists():
-        yield "torch-autocast", reference, "mixed precision", trained.autocast(workload, train, spec)
+        yield "torch-autocast", reference, "mixed precision", trained.autocast(train, spec)
     files = json.loads((quantize / "quantize.json").read_text())["files"]
     for precision, dialects in files.items():
         for file in dict.fromkeys(dialects.values()):

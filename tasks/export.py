@@ -14,7 +14,6 @@ BATCHES = (1, 7, 64)
 
 
 def export(
-    workload: str,
     prepare: Path,
     train: Path,
     out: Path,
@@ -30,8 +29,8 @@ def export(
 
     spec = json.loads((prepare / "spec.json").read_text())
     golden = load_file(prepare / "golden.safetensors")["input"]
-    model, weights = converted(workload, train, spec, golden[:2])
-    reference, predict = trained.original(workload, train, spec)
+    model, weights = converted(train, spec, golden[:2])
+    reference, predict = trained.original(train, spec)
     with atomic.folder(out) as folder:
         describe(model, spec, weights)
         (folder / "model.onnx").write_bytes(model.SerializeToString())
@@ -46,14 +45,14 @@ def export(
     print(f"opset {facts['opset']}, at most {difference:.1e} from {reference}")
 
 
-def converted(workload: str, train: Path, spec: dict[str, Any], example: Any) -> tuple[Any, str]:
+def converted(train: Path, spec: dict[str, Any], example: Any) -> tuple[Any, str]:
     """Return the network as ONNX, and the SHA-256 of what it was made from; an imported one is ONNX already."""
     import onnx
 
     imported = train / trained.IMPORTED
     if imported.exists():
         return onnx.load(imported, load_external_data=False), sha256(imported)
-    return convert(trained.network(workload, train, spec), example), sha256(train / "weights.safetensors")
+    return convert(trained.network(train, spec), example), sha256(train / "weights.safetensors")
 
 
 def convert(network: Any, example: Any) -> Any:

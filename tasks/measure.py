@@ -17,7 +17,6 @@ Batch = Annotated[int, Field(ge=1, le=4096)]
 
 
 def measure(
-    workload: str,
     backends: list[str],
     prepare: Path,
     train: Path,
@@ -48,7 +47,7 @@ def measure(
             loaders[engine.name] = lambda engine=engine: engine.load(threads)  # type: ignore[misc]
     largest = sample(golden, max(batches))
     memory = {name: footprint.grown_mb(load, largest) for name, load in loaders.items()}  # before a thread is started
-    name, predict = trained.original(workload, train, spec)
+    name, predict = trained.original(train, spec)
     predictors = {name: predict} | {name: load() for name, load in loaders.items()}
     found = take_turns(predictors, golden, rounds, batches)
     rows |= {name: summary(*found[name], threads) | {"memory_mb": memory.get(name)} for name in predictors}

@@ -97,7 +97,7 @@ def refuse_lookalikes(kind: Any, value: Any, where: str) -> None:
 
     That is a name that the group does not have, an empty value, and `true` or 1.0 in the place of a 1.
     """
-    if get_origin(kind) is Literal:
+    if is_literal(kind):
         alike = [each for each in get_args(kind) if each == value]
         if alike and type(alike[0]) is not type(value):
             raise ValueError(f"{where}: Input should be {' or '.join(map(repr, get_args(kind)))}, got {shown(value)}")
@@ -118,8 +118,13 @@ def refuse_lookalikes(kind: Any, value: Any, where: str) -> None:
 def names_another(kind: Any, value: Any) -> bool:
     """Tell whether a value names, in a field that has one value only, another of several groups than this one."""
     fields = getattr(kind, "model_fields", {}) if isinstance(value, dict) else {}
-    fixed = {name: get_args(kind) for name, field in fields.items() if get_origin(kind := field.annotation) is Literal}
-    return any(len(allowed) == 1 and name in value and value[name] not in allowed for name, allowed in fixed.items())
+    choices = {name: get_args(field.annotation) for name, field in fields.items() if is_literal(field.annotation)}
+    return any(len(allowed) == 1 and name in value and value[name] not in allowed for name, allowed in choices.items())
+
+
+def is_literal(kind: Any) -> bool:
+    """Tell whether a type is a choice between values."""
+    return get_origin(kind) is Literal
 
 
 def reached(value: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:

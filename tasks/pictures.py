@@ -101,7 +101,7 @@ def reliability(out: Target, bins: list[dict[str, Any]]) -> None:
     for each in (each for each in bins if each["n"]):
         x, y = each["confidence"], each["accuracy"]
         axis.vlines(x, *sorted((x, y)), color=ORANGE, lw=4, alpha=0.45, label="gap")
-        spread = [[max(0, y - each["accuracy_low"])], [max(0, each["accuracy_high"] - y)]]  # at 0 and 1 rounding shows
+        spread = [[y - each["accuracy_low"]], [each["accuracy_high"] - y]]
         axis.errorbar(x, y, yerr=spread, fmt="o", color=BLUE, capsize=3, label="accuracy, 95 % interval")
     named = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axis.legend(named.values(), named.keys(), fontsize=8, frameon=False, loc="upper left")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic, chapters, mistakes, page, reliability
-from tasks.chapters import span
+from tasks.chapters import cleared_by, span
 from tasks.page import Html
 
 
@@ -62,7 +62,7 @@ def headline(
         (
             "target",
             "reached" if verdict["reached"] else "not reached",
-            f"validation {verdict['metric']} {span(verdict)}, its lower end against {verdict['target']:g}",
+            f"validation {verdict['metric']} {span(verdict)}, target {verdict['target']:g} for {cleared_by(verdict)}",
         ),
         ("chosen engine", selection["chosen"] or "none", selection["why"] or f"objective: {selection['objective']}"),
         (f"test accuracy of {best['engine']}", f"{best['accuracy']:.4f}", span(best)),

@@ -15,10 +15,14 @@ class Stall(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
         """Start the clock; a training that goes on within an epoch starts no other."""
-        self.began, self.waited = time.monotonic(), self.batches.waited
+        self.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, learner: Any) -> None:
         """Start the clock."""
+        self.start()
+
+    def start(self) -> None:
+        """Count from now on."""
         self.began, self.waited = time.monotonic(), self.batches.waited
 
     def on_validation_start(self, trainer: pl.Trainer, learner: Any) -> None:

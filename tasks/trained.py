@@ -10,15 +10,15 @@ from tasks import networks
 IMPORTED = "model.onnx"  # what an imported model's folder holds instead of weights
 
 
-def original(workload: str, train: Path, spec: dict[str, Any]) -> tuple[str, Callable[[Any], Any]]:
+def original(train: Path, spec: dict[str, Any]) -> tuple[str, Callable[[Any], Any]]:
     """Return the naive way to run it, numpy -> numpy, and its name: eager torch, or the file that was imported."""
     imported = train / IMPORTED
     if imported.exists():
         return "onnx-imported", session(imported)
-    return "torch-fp32", predictor(network(workload, train, spec))
+    return "torch-fp32", predictor(network(train, spec))
 
 
-def network(workload: str, train: Path, spec: dict[str, Any]) -> Any:
+def network(train: Path, spec: dict[str, Any]) -> Any:
     """Return the best network of a training, in eval mode, float32, on the CPU."""
     from safetensors.torch import load_file
 
@@ -39,11 +39,11 @@ def predictor(built: Any) -> Callable[[Any], Any]:
     return predict
 
 
-def autocast(workload: str, train: Path, spec: dict[str, Any]) -> Callable[[Any], Any]:
+def autocast(train: Path, spec: dict[str, Any]) -> Callable[[Any], Any]:
     """Return the same network as mixed precision computes it: float16 on a GPU, bfloat16 on a CPU."""
     import torch
 
-    built = network(workload, train, spec)
+    built = network(train, spec)
     device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.bfloat16)
     built.to(device)
 

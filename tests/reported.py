@@ -107,7 +107,7 @@ def inputs(root: Path, chosen: str | None = ENGINE) -> dict[str, Any]:
 
 def verdict() -> dict[str, Any]:
     """Return what train says of itself."""
-    return {"target": 0.8, "reached": True, "value": 0.9, "low": 0.82, "high": 0.95, "n": 100} | {
+    return {"target": 0.8, "confidence": 0.95, "reached": True, "value": 0.9, "low": 0.82, "high": 0.95, "n": 100} | {
         "metric": "accuracy",
         "epochs": 2,
     }

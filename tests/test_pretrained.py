@@ -36,8 +36,11 @@ def test_a_network_answers_any_batch_and_its_head_is_last(name: str) -> None:
             assert built(torch.zeros(3, 3, side, side)).shape == (3, 2)
 
 
-def test_the_published_weights_fit_the_network_and_know_what_they_learnt() -> None:
-    """Every tensor but the head's finds its place; the top's outputs are those of trained weights, not of noise."""
+def test_the_published_weights_fit_the_network_and_compute_what_they_learnt() -> None:
+    """Every tensor but the head's finds its place, and the features are those of the authors' own implementation.
+
+    The numbers are of efficientnet-lite-pytorch 0.1.0 with these weights: mean over the pixels of `extract_features`.
+    """
     import torch
 
     spec = {"shape": [3, 64, 64], "classes": list("abcdef")}
@@ -50,6 +53,13 @@ def test_the_published_weights_fit_the_network_and_know_what_they_learnt() -> No
     same = {name for name in before if "num_batches" not in name and torch.equal(before[name], after[name])}
     assert same == {"head.weight", "head.bias"} and torch.equal(built.head.weight, head)
     assert sum(p.numel() for p in built.parameters()) == 4_652_008 - 1281 * (1000 - 6)  # published for 1,000 classes
+    across, down = torch.arange(224.0)[None], torch.arange(224.0)[:, None]
+    waves = torch.stack([torch.sin((across + 2 * down) / (7 + channel)) for channel in range(3)])[None]
+    with torch.no_grad():
+        features = built.eval()[:-2](waves)[0]
+    assert features.topk(5).indices.tolist() == [113, 576, 422, 600, 282]
+    assert features.topk(5).values.tolist() == pytest.approx([5.267, 5.086, 5.0707, 4.8761, 4.6722], abs=1e-3)
+    assert float(features.norm()) == pytest.approx(25.2415, abs=1e-3)
 
 
 def saved(tmp_path: Path, seed: int = 0, spec: dict[str, Any] = SPEC) -> Path:

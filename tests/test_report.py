@@ -177,6 +177,18 @@ def test_a_model_that_others_trained_has_one_point_and_no_loss(asked: dict[str, 
     assert "imported, not trained" in reported.page(tmp_path / "out.html").said()
 
 
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [(0.95, "the lower end of its 95 % interval"), (0.8, "the lower end of its 80 % interval"), (0, "accuracy itself")],
+)
+def test_the_page_says_what_had_to_clear_the_target(
+    asked: dict[str, Any], tmp_path: Path, confidence: float, words: str
+) -> None:
+    write(tmp_path / "train_metrics.json", reported.verdict() | {"confidence": confidence})
+    report(**asked | {"train_metrics": tmp_path / "train_metrics.json", "out": tmp_path / "out.html"})
+    assert reported.page(tmp_path / "out.html").said().count(words) == 2  # in the headline and beside the curves
+
+
 # Confidence.
 
 

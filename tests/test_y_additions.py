@@ -56,7 +56,8 @@ def test_a_queued_experiment_runs_aside_and_is_recorded_with_the_others(grown: G
         "set -e; source .venv/bin/activate; git init -q .",
         "git add -A; git -c user.name=t -c user.email=t@t commit -qm start",
         "python -c 'from pathlib import Path; from flows.graph import settle; settle(Path.cwd())'",
-        "dvc exp run -q --queue -S pipelines.tones.select.max_accuracy_drop=0.04 record@tones",
+        "dvc exp run -q --queue --copy-paths data/incoming -S pipelines.tones.select.max_accuracy_drop=0.04 "
+        "record@tones",
         "dvc exp run --run-all -j 1",
         "dvc exp show --csv",
     ]

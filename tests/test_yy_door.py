@@ -464,10 +464,10 @@ def test_a_thousand_clients_at_once_are_answered_or_told_to_wait(unharmed: Minia
     assert statuses.count(200) >= serving["realtime"]["max_in_flight"]
 
 
-async def told(address: tuple[str, int], request: bytes) -> tuple[int, str, float]:
+async def told(line: tuple[Any, Any], request: bytes) -> tuple[int, str, float]:
     """Send a request and return the status, all that was said, and the seconds it took."""
+    reader, writer = line
     begun = time.monotonic()
-    reader, writer = await asyncio.open_connection(*address)
     writer.write(request)
     await writer.drain()
     text = (await reader.read()).decode()
@@ -476,7 +476,8 @@ async def told(address: tuple[str, int], request: bytes) -> tuple[int, str, floa
 
 
 def test_a_key_that_asks_too_often_is_held_back_then_refused_and_others_do_not_notice(unharmed: Miniature) -> None:
-    rate = yaml.safe_load((unharmed.folder / "params.yaml").read_text())["serving"]["max_requests_per_s"]
+    given = yaml.safe_load((unharmed.folder / "params.yaml").read_text())["serving"]
+    rate, at_once = given["max_requests_per_s"], given["realtime"]["max_in_flight"]
     body = json.dumps(tensor()).encode()
 
     def request(key: str) -> bytes:
@@ -484,23 +485,29 @@ def test_a_key_that_asks_too_often_is_held_back_then_refused_and_others_do_not_n
         return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
     async def flood(count: int) -> tuple[list[tuple[int, str, float]], tuple[int, str, float]]:
+        """Ask so many times at once, and once for another key."""
         address = ("127.0.0.1", door.port(unharmed, "HTTP"))
-        asked = [asyncio.create_task(told(address, request(unharmed.key()))) for _ in range(count)]
+        lines = [await asyncio.open_connection(*address) for _ in range(count + 1)]
+        asked = [asyncio.create_task(told(line, request(unharmed.key()))) for line in lines[1:]]
         await asyncio.sleep(0.3)
-        other = await told(address, request(unharmed.key("throughput")))
+        other = await told(lines[0], request(unharmed.key("throughput")))
         return await asyncio.wait_for(asyncio.gather(*asked), 60), other
+
+    often, slow = f"asks more than {rate} times a second", "requests under way"  # of a machine that keeps no pace
 
     time.sleep(3)  # for what others of this key asked before
     answers, other = asyncio.run(flood(rate))
-    statuses = [status for status, *_ in answers]
-    assert set(statuses) <= {200, 429} and statuses.count(200) > rate / 2  # a slow machine has too many under way
+    assert all(status == 200 or slow in text for status, text, _ in answers)
+    assert [status for status, *_ in answers].count(200) > rate / 2
     assert max(seconds for *_, seconds in answers) > 0.7, "held back"
     assert other[0] == 200 and other[2] < 1
-    answers, other = asyncio.run(flood(4 * rate))
-    refused = [text for status, text, _ in answers if status != 200]
-    assert rate < len(refused) < 3.5 * rate and all(" 429 " in text for text in refused)
-    reasons = (f"asks more than {rate} times a second", "requests under way")  # which first depends on the machine
-    assert all(any(reason in text for reason in reasons) for text in refused)
+
+    time.sleep(1)
+    asked, room = 4 * rate, at_once + 2 * rate
+    answers, other = asyncio.run(flood(asked))
+    refused = [seconds for _, text, seconds in answers if often in text]
+    assert all(status == 200 or (status == 429 and (often in text or slow in text)) for status, text, _ in answers)
+    assert 0 < asked - room - rate * max(refused) - 1 <= len(refused) <= asked - room
     assert other[0] == 200 and other[2] < 2
 
 

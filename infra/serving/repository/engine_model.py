@@ -49,7 +49,7 @@ class TritonPythonModel:
         """Run the engine once over several requests: list of [n, *shape] -> list of [n, classes], probabilities."""
         if not inputs:
             return []
-        logits = self.predict(np.concatenate(inputs))
+        logits = self.predict(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
         ends = np.cumsum([len(x) for x in inputs])[:-1]
         return np.split(softmax(logits), ends)
 
