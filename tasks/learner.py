@@ -11,7 +11,7 @@ WARM_UP = 0.2  # share of the cycle that the learning rate climbs
 START = 0.1  # share of the peak where it begins
 FLOOR = 0.02  # share of the peak where it rests after the cycle
 MOMENTUM = 0.9
-LEAST = 0.05  # share of the head's rate; a child with less rests, and costs no backward pass
+LEAST = 0.2  # share of the head's rate; a child with less rests, and costs no backward pass
 
 
 class Learner(pl.LightningModule):
