@@ -79,7 +79,7 @@ def test_export_enforces_its_bound(ran: Miniature, tmp_path: Path) -> None:
 
     sources = (ran.folder / "data/prepare/fashion", ran.folder / "models/train/fashion")
     with pytest.raises(ValueError, match=r"export.max_difference allows 1.00e-12"):
-        export(WORKLOAD, *sources, tmp_path / "out", max_difference=1e-12)
+        export(*sources, tmp_path / "out", max_difference=1e-12)
     assert not (tmp_path / "out").exists()
 
 
