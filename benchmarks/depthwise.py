@@ -2,8 +2,8 @@
 
     python benchmarks/depthwise.py [ROUNDS]
 
-Batches of 32 at 160 x 160 in bf16 on all cores, as the examples learn: the head and the last eight blocks. The two ways
-take turns. Writes benchmarks/results/depthwise.json.
+Batches of 32 at 160 x 160 in bf16 on all cores; head, top and the last eight blocks learn, as in the examples. The two
+ways take turns. Writes benchmarks/results/depthwise.json.
 """
 
 import json

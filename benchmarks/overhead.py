@@ -112,7 +112,7 @@ def take_turns(served: live.Served, ways: dict[str, Ask], handle: Any, x: Any, r
         short = f"{name.replace(' ', '_')}_{under_way}_under_way"
         row[f"{short}_ratio"] = round(median(ratios), 3)
         row[f"{short}_ratio_range"] = [round(min(ratios), 3), round(max(ratios), 3)]
-    for name in p50s.keys() - {HERE}:
+    for name in (name for name in ways if name != HERE):
         added = median(a - b for a, b in zip(p50s[name], p50s[HERE], strict=True))
         row[f"{name.replace(' ', '_')}_added_p50_ms"] = round(added, 3)
     return row
