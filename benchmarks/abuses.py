@@ -6,7 +6,7 @@ import json
 import struct
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +30,12 @@ class Line:
         host, _, port = addresses.address("HTTP").rpartition(":")
         return cls(*await asyncio.open_connection(host, int(port)))
 
-    async def ask(self, request: bytes) -> int:
-        """Send a request and read its answer; return the status."""
-        self.writer.write(request)
+    async def ask(self, request: bytes | list[bytes]) -> int:
+        """Send a request, piece by piece where it comes in pieces, and read its answer; return the status."""
         with contextlib.suppress(ConnectionError):  # it answered before all was sent
-            await self.writer.drain()
+            for piece in [request] if isinstance(request, bytes) else request:
+                self.writer.write(piece)
+                await self.writer.drain()
         status = int((await self.reader.readline()).split()[1])
         length = 0
         while (line := await self.reader.readline()).strip():
@@ -85,7 +86,7 @@ def pictures(client: str) -> list[bytes]:
     return [image_request(client, data) for data in [*odd, *(make() for make, _ in REJECTED.values())]]
 
 
-async def asking(requests: list[bytes], until: float, seen: Counter[str]) -> None:
+async def asking(requests: Sequence[bytes | list[bytes]], until: float, seen: Counter[str]) -> None:
     """Ask the requests in turn over one connection, or a new one where the door closed it."""
     line, i = await Line.open(), 0
     while time.monotonic() < until:
@@ -98,7 +99,9 @@ async def asking(requests: list[bytes], until: float, seen: Counter[str]) -> Non
         i += 1
 
 
-def loop(make: Callable[[str], list[bytes]], clients: int = CLIENTS) -> Callable[..., Awaitable[None]]:
+def loop(
+    make: Callable[[str], Sequence[bytes | list[bytes]]], clients: int = CLIENTS
+) -> Callable[..., Awaitable[None]]:
     """Return an abuse: several clients that ask in a loop."""
 
     async def abuse(client: str, until: float, seen: Counter[str]) -> None:
@@ -139,16 +142,22 @@ def broken(client: str) -> list[bytes]:
     ]
 
 
-def chunks(client: str) -> list[bytes]:
+def large(client: str) -> list[list[bytes]]:
+    """Return a body of 300 MB, the same piece over and over: the sender needs no memory for it."""
+    piece, count = bytes(1 << 18), 1200
+    return [[post(TENSOR, b"", client, length=count * len(piece)), *[piece] * count]]
+
+
+def chunks(client: str) -> list[list[bytes]]:
     """Return a million chunks of one byte."""
     head = f"POST {TENSOR} HTTP/1.1\r\nHost: door\r\n{key(client)}\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return [head.encode() + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n"]
+    return [[head.encode(), *[b"1\r\nx\r\n" * 10_000] * 100, b"0\r\n\r\n"]]
 
 
 ABUSES: dict[str, Callable[[str, float, Counter[str]], Awaitable[None]]] = {
     "broken requests": loop(broken),
     "odd pictures and bombs": loop(pictures),
-    "300 MB bodies": loop(lambda client: [post(TENSOR, bytes(300 << 20), client)], 2),
+    "300 MB bodies": loop(large, 2),
     "a million chunks": loop(chunks, 2),
     "250,000 nested brackets": loop(lambda client: [post(TENSOR, nested(250_000), client)]),
     "1,000 slow senders": slow,
