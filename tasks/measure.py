@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field
 from tasks import atomic, engines, footprint, target, trained
 from tasks.params import AtMost, distinct
 
-SINGLES, SAMPLES, WARM_UP = 60, 192, 20  # calls at batch 1, samples at each larger batch, calls before: each round
+SINGLES, SAMPLES, WARM_UP = 60, 192, 20  # calls at batch 1, samples at each larger batch, calls before
+LONG_S, LEAST = 1.0, 10  # a slow network's calls end with this time of a round, but not before so many at batch 1
 Predictors = dict[str, Callable[[Any], Any]]
 Batch = Annotated[int, Field(ge=1, le=4096)]
 
@@ -71,18 +72,24 @@ def take_turns(predictors: Predictors, golden: Any, rounds: int, batches: list[i
     found: dict[str, Turns] = {name: ([], {size: [] for size in batches}) for name in predictors}
     for predict in predictors.values():
         for x in (one, *many.values()):
-            for _ in range(WARM_UP if len(x) == 1 else 2):
-                predict(x)
+            calls(predict, x, WARM_UP if len(x) == 1 else 2, 1)
     for turn in range(rounds):
         for name, predict in predictors.items():
             singles, rates = found[name]
-            singles.append([seconds(predict, one) for _ in range(SINGLES)])
+            singles.append(calls(predict, one, SINGLES, LEAST))
             for size, x in many.items():
-                calls = max(2, SAMPLES // size) if size > 1 else 0
-                spent = sum(seconds(predict, x) for _ in range(calls)) or sum(singles[-1])
-                rates[size].append(size * (calls or SINGLES) / spent)
+                taken = singles[-1] if size == 1 else calls(predict, x, max(2, SAMPLES // size), 1)
+                rates[size].append(size * len(taken) / sum(taken))
         print(f"round {turn + 1} of {rounds}", flush=True)
     return found
+
+
+def calls(predict: Callable[[Any], Any], x: Any, most: int, least: int) -> list[float]:
+    """Return the seconds of so many calls one after the other, or fewer once they took `LONG_S` together."""
+    taken: list[float] = []
+    while len(taken) < most and (len(taken) < least or sum(taken) < LONG_S):
+        taken.append(seconds(predict, x))
+    return taken
 
 
 def seconds(predict: Callable[[Any], Any], x: Any) -> float:

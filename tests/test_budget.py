@@ -1,5 +1,6 @@
 """The accuracy budget and what it rests on: paired intervals; and measuring time and memory in turns."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import budget, footprint
+from tasks import budget, footprint, measure
 from tasks.interval import paired
 from tasks.measure import SAMPLES, SINGLES, WARM_UP, summary, take_turns
 
@@ -155,6 +156,20 @@ def test_every_way_takes_its_turn_in_every_round(batches: list[int]) -> None:
         assert sizes[name][1] == WARM_UP * (2 if 1 in batches else 1) + 3 * SINGLES
         for size in set(batches) - {1}:
             assert sizes[name][size] == 2 + 3 * (SAMPLES // size)
+
+
+def test_a_slow_network_is_called_less_often_yet_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "LONG_S", 0.02)
+    sizes: Counter[int] = Counter()
+
+    def slow(x: Any) -> None:
+        sizes[len(x)] += 1
+        time.sleep(0.01 * len(x))
+
+    singles, rates = take_turns({"slow": slow}, np.zeros((8, 1, 2, 2), np.float32), 3, [1, 4])["slow"]
+    assert [len(each) for each in singles] == [measure.LEAST] * 3
+    assert sizes == {1: 2 * 2 + 3 * measure.LEAST, 4: 1 + 3}, "two of a hundredth of a second to warm up, one of four"
+    assert all(len(each) == 3 and max(each) <= 100 for each in rates.values())
 
 
 def test_a_summary_keeps_the_rounds_and_the_throughput_of_every_batch() -> None:
