@@ -165,6 +165,9 @@ ABUSES: dict[str, Callable[[str, float, Counter[str]], Awaitable[None]]] = {
 }
 
 
+HEAVY = {"300 MB bodies", "a million chunks"}  # cost their sender as much as who hears of them
+
+
 async def run(name: str, client: str, seconds: float) -> dict[str, int]:
     """Do one abuse for so long; return what was answered, by status."""
     seen: Counter[str] = Counter()
