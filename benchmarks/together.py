@@ -8,6 +8,7 @@ replicas (`shared`, through the door) and with a replica for each (`apart`, aske
 benchmarks/results/together.json.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -53,14 +54,17 @@ def main(bounds: dict[str, float], rounds: int) -> None:
             row = {name: joined([turn[name] for turn in turns], bounds[name]) for name in bounds}
             together[placement].append({"share": share, **row})
             print(placement, share, {name: (each["p99_ms"], each["failed"]) for name, each in row.items()}, flush=True)
-    kept = {
-        placement: max((row["share"] for row in rows if all(row[name]["kept"] for name in bounds)), default=0.0)
-        for placement, rows in together.items()
-    }
+    kept = {placement: highest(rows, bounds) for placement, rows in together.items()}
     found = {"machine": machine(1), "n": rounds, "bounds_ms": bounds, "alone": alone, "together": together}
     found |= {"highest_share_that_keeps_both": kept, "memory_mb": memory(), "first_port": first}
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps({"alone": rates, "kept": kept, "memory_mb": found["memory_mb"]}, indent=2))
+
+
+def highest(rows: list[dict[str, Any]], bounds: dict[str, float]) -> float:
+    """Return the highest share that keeps every bound, as each lower one does; 0 where none does."""
+    kept = itertools.takewhile(lambda row: all(row[name]["kept"] for name in bounds), rows)
+    return max((float(row["share"]) for row in kept), default=0.0)
 
 
 def port(replica: Any) -> int:

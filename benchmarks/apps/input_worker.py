@@ -133,7 +133,7 @@ def webdataset(folder: Path, way: str) -> Callable[[], int]:
 
     paths = [str(path) for path in sorted(folder.glob("webdataset-*.tar"))]
     dataset = wds.WebDataset(paths, shardshuffle=len(paths)).shuffle(1000).decode("pil").to_tuple("jpg")
-    dataset = dataset.map(lambda sample: with_pillow(sample[0].convert("RGB"))).batched(BATCH)
+    dataset = dataset.map(lambda sample: with_pillow(sample[0].convert("RGB"))).batched(BATCH, collation_fn=torch.stack)
     return counted(wds.WebLoader(dataset, batch_size=None, num_workers=CORES, persistent_workers=True))
 
 
