@@ -27,7 +27,7 @@ def roll_back(pipeline: str) -> int:
     begun = time.monotonic()
     state = rollback(pipeline, return_state=True)
     left = state.result()
-    for line in left.get("refused", [f"{state.message}, after {time.monotonic() - begun:.0f} s"]):
+    for line in left.get("refused", [f"recorded in MLflow, {time.monotonic() - begun:.0f} s in all"]):
         terminal.paragraph(line)
     return REFUSED if "refused" in left else 0
 
@@ -39,8 +39,12 @@ def rollback(pipeline: str) -> State[dict[str, Any]]:
         left = go_back(pipeline)
     except Refused as refusal:
         return Completed(name="Refused", message=str(refusal), data={"refused": refusal.reasons})
-    message = f"{left['engine']} is live again as version {left['version']}"
-    return Completed(name="RolledBack", message=message, data=left)
+    return Completed(name="RolledBack", message=said(left), data=left)
+
+
+def said(left: dict[str, Any]) -> str:
+    """Say what is live."""
+    return f"{left['engine']} is live again as version {left['version']}"
 
 
 def go_back(pipeline: str) -> dict[str, Any]:
@@ -72,6 +76,7 @@ def go_back(pipeline: str) -> dict[str, Any]:
             raise
         swap(pipeline, now, before, configurations)
         conclude(clients, pipeline, version, int(now["version"]))
+    terminal.paragraph(said(before["receipt"]))  # MLflow hears of it later: its import takes seconds
     from tasks.record import promote
 
     promote(pipeline, before["receipt"])
