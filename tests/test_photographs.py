@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tasks import shards
 from tasks.augment import augment
 from tasks.modalities.image import augment as changes
-from tasks.modalities.image import cutouts, source
+from tasks.modalities.image import cutouts, preprocess, source
 from tasks.prepare import prepare
 
 WORKLOAD = "image/classification"
@@ -175,3 +175,20 @@ def test_each_change_has_a_strip(tmp_path: Path) -> None:
     augment(WORKLOAD, tmp_path / "prepare", tmp_path / "out", augmentation=knobs)
     strips = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert strips == {"strip", *(f"strip_{name}" for name in RANGES if name != "blur")}
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(300, 200, 3), (90, 131, 3), (224, 224, 3), (150, 97, 1)])
+def test_a_crop_is_resized_as_the_server_resizes(height: int, width: int, channels: int) -> None:
+    from nvidia.dali import Pipeline, fn, types
+
+    y, x, c = np.ogrid[:height, :width, :channels]
+    image = (127 + 60 * np.sin(y / 9 + c) + 60 * np.cos(x / 7)).astype(np.uint8)
+    graph = Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with graph:
+        given = fn.external_source(name="image", dtype=types.UINT8, ndim=3, layout="HWC")
+        graph.set_outputs(preprocess.resize(given, {"image_size": 112}))
+    graph.feed_input("image", [image])
+    (expected,) = np.array(graph.run()[0].as_array()).astype(int)
+    (found,) = preprocess.resizer(112)([image])
+    assert found.dtype == np.uint8 and found.shape == (112, 112, channels) and found.flags["C_CONTIGUOUS"]
+    assert np.abs(found - expected).max() <= 2 and np.abs((found - expected).mean()) < 0.5, "DALI's filter is tabulated"

@@ -45,10 +45,17 @@ def augmented(encoded: Any, knobs: Augmentation, spec: dict[str, Any], device: s
 
 def decoded(encoded: Any, knobs: Augmentation, spec: dict[str, Any], device: str = "cpu") -> Any:
     """(bytes,) -> HWC uint8 as preprocessing gives it, of the whole image or a part; the rest is not decoded."""
+    from nvidia.dali import fn
+
     crop = knobs.crop
     if crop is None:
         return preprocess.decode(encoded, spec, device)
-    return preprocess.decode(encoded, spec, device, random_area=list(crop.area), random_aspect_ratio=list(crop.ratio))
+    part = preprocess.pixels(encoded, spec, device, random_area=list(crop.area), random_aspect_ratio=list(crop.ratio))
+    if device == "gpu":
+        return preprocess.resize(part, spec)
+    return fn.python_function(
+        part, function=preprocess.resizer(spec["image_size"]), batch_processing=True, output_layouts="HWC"
+    )
 
 
 def changed(image: Any, knobs: Augmentation, spec: dict[str, Any]) -> Any:

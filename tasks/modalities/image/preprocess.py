@@ -3,13 +3,19 @@
 `package` copies this file into the model repository, so it imports nothing of this project.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 FORMATS = "JPEG, PNG, BMP, TIFF or WebP"
 
 
-def decode(encoded: Any, spec: dict[str, Any], device: str = "cpu", **crop: Any) -> Any:
-    """Decode JPEG, PNG, BMP... and resize: (bytes,) -> HWC uint8 of `image_size` x `image_size` x `channels`.
+def decode(encoded: Any, spec: dict[str, Any], device: str = "cpu") -> Any:
+    """Decode JPEG, PNG, BMP... and resize: (bytes,) -> HWC uint8 of `image_size` x `image_size` x `channels`."""
+    return resize(pixels(encoded, spec, device), spec)
+
+
+def pixels(encoded: Any, spec: dict[str, Any], device: str = "cpu", **crop: Any) -> Any:
+    """Decode: (bytes,) -> HWC uint8, as large as it comes.
 
     A CUDA device decodes with `mixed` operators (bytes on the host, pixels on the GPU). With a `crop` (`random_area`,
     `random_aspect_ratio`) a random part is decoded in the place of the whole.
@@ -18,9 +24,33 @@ def decode(encoded: Any, spec: dict[str, Any], device: str = "cpu", **crop: Any)
 
     colours = {1: types.GRAY, 3: types.RGB}[spec["channels"]]
     decoder = fn.decoders.image_random_crop if crop else fn.decoders.image
-    image = decoder(encoded, device="mixed" if device == "gpu" else "cpu", output_type=colours, **crop)
-    size = spec["image_size"]
-    return fn.resize(image, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+    return decoder(encoded, device="mixed" if device == "gpu" else "cpu", output_type=colours, **crop)
+
+
+def resize(image: Any, spec: dict[str, Any]) -> Any:
+    """HWC uint8 -> HWC uint8 of `image_size` x `image_size`, each pixel the mean of those it covers."""
+    from nvidia.dali import fn, types
+
+    return fn.resize(image, size=[spec["image_size"]] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def resizer(size: int) -> Callable[[list[Any]], list[Any]]:
+    """Return what resizes images [h, w, channels] on the CPU as `resize` does, to two levels of 255; for training.
+
+    torch has vector code for bytes: 0.1 to 0.3 ms for 200 x 240 to 224 x 224 pixels, where DALI takes 1 (AVX2).
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    def resize(images: list[Any]) -> list[Any]:
+        found = []
+        for image in images:
+            x = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # so it is known as channels-last
+            resized = interpolate(x, (size, size), mode="bilinear", antialias=True)
+            found.append(resized.permute(0, 2, 3, 1)[0].contiguous().numpy())
+        return found
+
+    return resize
 
 
 def normalise(image: Any, spec: dict[str, Any], mirror: Any = 0) -> Any:

@@ -113,6 +113,7 @@ def pipeline(
         device_id=0 if device == "gpu" else None,
         seed=seed,
         enable_checkpointing=training,
+        exec_dynamic=True,  # lets functions of Python join in
         checkpoint=checkpoint,
     )
     with graph:
