@@ -3,9 +3,9 @@
 `package` copies this file, observation.py, observed.py, the engine with the backend that loads it, and spec.json into
 one version folder; it needs nothing else of the project.
 
-Between two batches the server takes 1 to 2 ms, in which the engine would wait. So a slow engine runs in a thread of its
-own and has the next batch before it is done with this one; its answers are sent one by one. A fast engine, which shares
-its batches among many requests, has all answers go back in one message: each sent alone costs about 0.5 ms.
+Between two batches an engine would wait for the server. So a slow one runs in a thread of its own and has the next
+batch before it is done with this one; its answers are sent one by one. That costs a fast engine, which shares its
+batches among many requests, more than it gives: all answers of its batch go back in one message.
 """
 
 import json
@@ -59,7 +59,8 @@ class TritonPythonModel:
             if not is_sound:
                 send(request, refusal())
         if sound:
-            before, self.latest = self.latest, self.engine.submit(self.run_and_send, sound)
+            before, self.latest = self.latest, self.engine.submit(self.run, sound)
+            self.post.submit(self.send_all, sound, self.latest)
             wait([before])  # the engine is at this batch now: the server may gather the next
         return [None] * len(batch)
 
@@ -68,24 +69,14 @@ class TritonPythonModel:
         inputs = [x for _, x in batch]
         return self.predict(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
 
-    def run_and_send(self, batch):
-        """Run the engine, and leave it to another thread to send the answers, or why there are none."""
+    def send_all(self, batch, run):
+        """Send each request of a batch its answer once the engine ran, or why there is none."""
         try:
-            logits = self.run(batch)
+            responses = self.answers(batch, run.result())
         except Exception as error:
-            self.post.submit(self.fail_all, batch, f"the engine failed: {error}")
-        else:
-            self.post.submit(self.send_all, batch, logits)
-
-    def send_all(self, batch, logits):
-        """Send each request of a batch its answer."""
-        for (request, _), response in zip(batch, self.answers(batch, logits), strict=True):
+            responses = [pb.InferenceResponse(error=pb.TritonError(f"the engine failed: {error}")) for _ in batch]
+        for (request, _), response in zip(batch, responses, strict=True):
             send(request, response)
-
-    def fail_all(self, batch, sentence):
-        """Tell each request of a batch why it has no answer."""
-        for request, _ in batch:
-            send(request, pb.InferenceResponse(error=pb.TritonError(sentence)))
 
     def answers(self, batch, logits):
         """Return each request's answer, and note it."""
