@@ -323,6 +323,27 @@ def test_bytes_that_no_library_sends_are_answered_with_a_sentence(unharmed: Mini
     assert re.search(words, complaint(unharmed, answer.sentence()), re.IGNORECASE), answer
 
 
+def test_who_sends_too_much_again_and_again_is_held_back_unread_and_others_do_not_notice(unharmed: Miniature) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    head, body, piece, words = RAW["300 MB body"]
+
+    def send(_: int) -> tuple[Answer, float]:
+        begun = time.monotonic()
+        return raw_ask(unharmed, head, body, piece), time.monotonic() - begun
+
+    with ThreadPoolExecutor(6) as pool:
+        sending = pool.map(send, range(6))
+        time.sleep(0.5)
+        for _ in range(20):
+            begun = time.monotonic()
+            other = http_ask(unharmed, TENSOR, json.dumps(tensor()), key=unharmed.key("throughput"))
+            assert other.status == 200 and time.monotonic() - begun < 1
+        answers = list(sending)
+    assert all(answer.status == 413 and re.search(words, answer.sentence()) for answer, _ in answers), answers
+    assert max(seconds for _, seconds in answers) > 2, "held back"
+
+
 @pytest.mark.parametrize("kind", USED)
 def test_a_picture_that_prepare_uses_is_answered_as_prepare_sees_it(ran: Miniature, kind: str) -> None:
     from PIL import Image

@@ -45,6 +45,11 @@ function status(r) {
     }
 }
 
+// Tells whether a body is longer than is taken, as '1' or ''.
+function is_beyond(r) {
+    return Number(r.headersIn['Content-Length']) > Number(r.variables.max_body_mb) * 1048576 ? '1' : '';
+}
+
 // Says what a location set as `$code` and `$why`.
 function refuse(r) {
     r.headersOut['Content-Type'] = 'application/json';
@@ -74,4 +79,4 @@ function excess(r) {
     return `this key has ${r.variables.max_in_flight} requests under way, as many as it may; wait for their answers`;
 }
 
-export default {answer, status, refuse, empty, hold, hold_rpc};
+export default {answer, status, is_beyond, refuse, empty, hold, hold_rpc};

@@ -58,8 +58,11 @@ def background(generator: Any, side: int) -> Any:
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
-def encode(image: Any) -> bytes:
-    """Encode a Pillow image as JPEG that loses next to nothing."""
+def encode(image: Any, stored_as: str = "files") -> bytes:
+    """Encode a Pillow image as JPEG that loses next to nothing; as `pixels` it is a BMP."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    if stored_as == "pixels":
+        image.save(buffer, "BMP")
+    else:
+        image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
