@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tasks import atomic, networks, pictures, precision
+from tasks import allocator, atomic, networks, pictures, precision
 from tasks.digest import sha256
 from tasks.pretrained import Pretrained, start
 from tasks.workload import part
@@ -68,6 +68,7 @@ def train(
     }
     mark = fingerprint(knobs, workload, prepare, augment)
     folder = workplace(out, mark)
+    allocator.keep_memory()
     verdict, weights = fit(workload, prepare, augment, folder, knobs)
     with atomic.folder(curves) as drawn:
         for name in ("curves.csv", "curves.png"):
@@ -94,7 +95,7 @@ def code(workload: str, network: str) -> list[Path]:
     """Return the files that shape the weights; dvc.yaml lists them, and every other network's."""
     modality, problem = workload.split("/")
     own = ("train", "learner", "pretrained", "judge", "health", "stall", "checkpoints", "interval", "shards", "digest")
-    machine = ("precision", "target", "gpu")
+    machine = ("allocator", "precision", "target", "gpu")
     names = [
         *own,
         *machine,

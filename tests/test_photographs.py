@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tasks import shards
 from tasks.augment import augment
 from tasks.modalities.image import augment as changes
-from tasks.modalities.image import cutouts, preprocess, source
+from tasks.modalities.image import cutouts, formats, preprocess, source
 from tasks.prepare import prepare
 
 WORKLOAD = "image/classification"
@@ -119,6 +119,22 @@ def test_training_images_are_stored_smaller_and_others_as_they_came() -> None:
     assert Image.open(io.BytesIO(source.training(buffer.getvalue(), knobs)[0])).size == (64, 85), "upright"
     with pytest.raises(ValueError, match="stored_edge 40 is less than image_size 48"):
         input(stored_edge=40)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_training_images_stored_as_pixels_are_decoded_to_these_very_pixels(channels: int) -> None:
+    file = encoded(photograph(size=(401, 301)), "PNG")
+    knobs = {"image_size": 48, "channels": channels, "normalisation": "measured", "stored_as": "pixels"}
+    whole, smaller = (source.training(file, source.Input(**knobs, stored_edge=edge))[0] for edge in (None, 64))
+    shown = formats.decode(file, channels)
+    assert whole[:2] == b"BM" and np.array_equal(np.asarray(Image.open(io.BytesIO(whole))), shown)
+    expected = np.asarray(Image.fromarray(shown).resize((85, 64), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(np.asarray(Image.open(io.BytesIO(smaller))) - expected).max() <= 2
+    spec = {"image_size": 64, "channels": channels, "mean": [0.0] * channels, "std": [1.0] * channels}
+    for stored in (whole, smaller):
+        seen = preprocess.run(preprocess.serving_pipeline(spec, 1), [stored])
+        as_png = preprocess.run(preprocess.serving_pipeline(spec, 1), [encoded(Image.open(io.BytesIO(stored)), "PNG")])
+        assert np.array_equal(seen, as_png)
 
 
 def variants(knobs: dict[str, Any], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,3 +318,26 @@ def test_precisions_are_compared_at_the_start_and_at_the_end(whole: dict[str, An
     assert set(compared) == {"start", "end"}
     for each in compared.values():
         assert each["n"] == 256 and 0 < each["max_difference"] < 1 and each["agreement"] > 0.9
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from tasks import allocator
+if sys.argv[1] == "kept":
+    allocator.keep_memory()
+def once():
+    np.ones(50 << 20, np.uint8)
+once()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    once()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_large_tensors_find_the_memory_of_those_before_them() -> None:
+    def faults(way: str) -> int:
+        return int(subprocess.check_output([sys.executable, "-c", MEMORY, way], text=True))
+
+    assert faults("kept") < 100 < 5 * (50 << 20) // 2**21 < faults("as it is")
