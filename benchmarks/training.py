@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -44,13 +45,14 @@ def main(seeds: int, parts: list[str]) -> None:
     results["machine"] = machine(os.cpu_count() or 1)
     found = {"target": lambda: to_target(seeds), "loop": lambda: against_bare(7), "growth": growth}
     for part in parts:
-        results[part] = found[part]()
+        for so_far in found[part]():
+            results[part] = so_far
+            RESULTS.write_text(json.dumps(results, indent=2) + "\n")
         print(json.dumps(results[part], indent=2), flush=True)
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def to_target(seeds: int) -> dict[str, Any]:
-    """Return the seconds of every way, by seed, with start-up and without; the ratios are taken seed by seed."""
+def to_target(seeds: int) -> Iterator[dict[str, Any]]:
+    """Yield, after every seed but the first, the seconds of every way, with start-up and without; ratios by seed."""
     least = next(n for n in range(VALIDATION) if wilson(n, VALIDATION)[0] >= TARGET) / VALIDATION
     raw = str(ROOT / "data/fetch/fashion")
     ours = dict.fromkeys([PRECISION, "32-true"])
@@ -64,7 +66,9 @@ def to_target(seeds: int) -> dict[str, Any]:
         for way, command in ways.items():
             rows[way].append(timed([word.format(seed=seed) for word in command]))
             print(f"seed {seed}, {way}: {rows[way][-1][0]:.0f} s, training {rows[way][-1][1]:.0f} s", flush=True)
-    return {"n": seeds, "accuracy": round(least, 4), **{way: summary(found, rows) for way, found in rows.items()}}
+        if seed == 1:  # one has no spread
+            continue
+        yield {"n": seed, "accuracy": round(least, 4)} | {way: summary(found, rows) for way, found in rows.items()}
 
 
 def timed(command: list[str]) -> tuple[float, float]:
@@ -151,8 +155,8 @@ class Clock:
         return Reader()
 
 
-def against_bare(rounds: int) -> dict[str, Any]:
-    """Return Lightning's seconds an epoch over a bare loop's on the same batches, in turns."""
+def against_bare(rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield, round by round, Lightning's seconds an epoch over a bare loop's on the same batches, in turns."""
     prepare = ROOT / "data/prepare/fashion"
     ratios = []
     for turn in range(rounds + 1):
@@ -160,11 +164,12 @@ def against_bare(rounds: int) -> dict[str, Any]:
         if turn:  # the first is warm-up
             ratios.append(lightning / bare)
             print(f"round {turn} of {rounds}: bare {bare:.1f} s, Lightning {lightning:.1f} s", flush=True)
-    return {"n": rounds, "lightning_over_bare": round(median(ratios), 4), "all": [round(each, 4) for each in ratios]}
+            each = [round(ratio, 4) for ratio in ratios]
+            yield {"n": turn, "lightning_over_bare": round(median(ratios), 4), "all": each}
 
 
-def growth() -> dict[str, Any]:
-    """Return time per sample and peak memory by size of the data, and the exponent of time; each size in a process."""
+def growth() -> Iterator[dict[str, Any]]:
+    """Yield time per sample and peak memory by size of the data, and the exponent of time; each size in a process."""
     rows = []
     for times in TIMES:
         line = [sys.executable, "-W", "ignore", __file__, "--grown", str(times)]
@@ -173,7 +178,7 @@ def growth() -> dict[str, Any]:
         print(rows[-1], flush=True)
     first, last = rows[0], rows[-1]
     exponent = math.log(last["seconds"] / first["seconds"]) / math.log(last["samples"] / first["samples"])
-    return {"rows": rows, "exponent": round(exponent, 3)}
+    yield {"rows": rows, "exponent": round(exponent, 3)}
 
 
 def grown(times: int) -> dict[str, Any]:
