@@ -5,9 +5,7 @@
 The steady client asks 50 times a second over HTTP and as often over gRPC, each on time whatever the answers do (open
 loop: latency counts from the moment a request was due), with a key of its own. The abuser has another key and does as
 much as it can. Both would have machines of their own: the steady client runs at a high priority, so that what it waits
-for are the servers, the abuser at the lowest. What costs its sender as much as who hears of it is sent to an nginx
-beside the door, too, which refuses everything: what the steady client notices of that is no doing of the door. Writes
-benchmarks/results/abuse.json; the bound is twice the p99 alone.
+for are the servers, the abuser at the lowest. Writes benchmarks/results/abuse.json; the bound is twice the p99 alone.
 """
 
 import argparse
@@ -18,9 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path.cwd()))
 
 from benchmarks import abuses  # noqa: E402
-from flows import addresses, door, sandbox, tokens  # noqa: E402
+from flows import addresses, door, tokens  # noqa: E402
 from tasks import target  # noqa: E402
 
 RATE, PHASE_S, PAUSE_S, BOUND = 50, 5.0, 0.5, 2.0
@@ -44,44 +40,21 @@ def main(rounds: int, out: str) -> None:
     time.sleep(1)
     seen: dict[str, dict[str, list[list[float]]]] = {}
     counts: dict[str, list[dict[str, int]]] = {}
-    with sink() as beside:
-        for _ in range(rounds):
-            for name in abuses.ABUSES:
-                turns = {"alone": phase(None), "during": phase(name)}
-                if name in abuses.HEAVY:
-                    turns["beside"] = phase(name, beside)
-                for turn, (latencies, _) in turns.items():
-                    for protocol, found in latencies.items():
-                        seen.setdefault(f"{name}/{protocol}", {}).setdefault(turn, []).append(found)
-                counts.setdefault(name, []).append(turns["during"][1])
-                print(name, {turn: {p: p99(each[p]) for p in each} for turn, (each, _) in turns.items()}, flush=True)
+    for _ in range(rounds):
+        for name in abuses.ABUSES:
+            turns = {"alone": phase(None), "during": phase(name)}
+            for turn, (latencies, _) in turns.items():
+                for protocol, found in latencies.items():
+                    seen.setdefault(f"{name}/{protocol}", {}).setdefault(turn, []).append(found)
+            counts.setdefault(name, []).append(turns["during"][1])
+            print(name, {turn: {p: p99(each[p]) for p in each} for turn, (each, _) in turns.items()}, flush=True)
     write(out, seen, counts, rounds)
 
 
-@contextlib.contextmanager
-def sink() -> Iterator[str]:
-    """Run an nginx that refuses everything, as cheaply as a server can; return its address."""
-    address = f"{addresses.HOST}:{sandbox.free_port()}"
-    with tempfile.TemporaryDirectory() as name:
-        paths = "".join(f"{each}_temp_path {each};" for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        server = f"server {{ listen {address}; lingering_time 1s; lingering_timeout 1s; location / {{ return 413; }} }}"
-        Path(name, "nginx.conf").write_text(
-            f"daemon off; pid nginx.pid; error_log stderr crit; worker_processes {os.cpu_count()};"
-            f"events {{ worker_connections 4096; }} http {{ access_log off; {paths} {server} }}"
-        )
-        program = door.command()[0]
-        running = subprocess.Popen([program, "-p", name, "-c", "nginx.conf"])
-        try:
-            yield address
-        finally:
-            running.terminate()
-            running.wait()
-
-
-def phase(abuse: str | None, address: str = "") -> tuple[dict[str, list[float]], dict[str, int]]:
+def phase(abuse: str | None) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Return the steady client's latencies in ms, and the abuser's answers by status, of one stretch."""
     command = [sys.executable, __file__]
-    busy = [subprocess.Popen([*command, "abuse", abuse, address], stdout=subprocess.PIPE, text=True)] if abuse else []
+    busy = [subprocess.Popen([*command, "abuse", abuse], stdout=subprocess.PIPE, text=True)] if abuse else []
     time.sleep(PAUSE_S)
     seen = json.loads(subprocess.run([*command, "steady"], stdout=subprocess.PIPE, check=True).stdout)
     counts = json.loads(busy[0].communicate()[0]) if busy else {}
@@ -106,7 +79,7 @@ def write(out: str, seen: dict[str, Any], counts: dict[str, Any], rounds: int) -
     for key, row in seen.items():
         abuse, _, protocol = key.rpartition("/")
         during = [each for part in row["during"] for each in part]
-        alone, beside = p99(reference[protocol]), [each for part in row.get("beside", []) for each in part]
+        alone = p99(reference[protocol])
         ratio = p99(during) / alone
         rows.append(
             {
@@ -118,7 +91,6 @@ def write(out: str, seen: dict[str, Any], counts: dict[str, Any], rounds: int) -
                 "p99_ms": p99(during),
                 "p99_alone_ms": alone,
                 "ratio": round(ratio, 2),
-                **({"p99_beside_ms": p99(beside)} if beside else {}),
                 "within_bound": ratio <= BOUND,
                 "abuser": counts[abuse],
             }
@@ -187,10 +159,7 @@ if __name__ == "__main__":
         print(json.dumps(asyncio.run(steady())))
     elif sys.argv[1:2] == ["abuse"]:
         os.nice(19)
-        name, address = sys.argv[2:]
-        if address:
-            addresses.address = lambda _: address
-        print(json.dumps(asyncio.run(abuses.run(name, ABUSER, PHASE_S + 2 * PAUSE_S + 2))))
+        print(json.dumps(asyncio.run(abuses.run(sys.argv[2], ABUSER, PHASE_S + 2 * PAUSE_S + 2))))
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("rounds", nargs="?", type=int, default=2)

@@ -158,14 +158,13 @@ ABUSES: dict[str, Callable[[str, float, Counter[str]], Awaitable[None]]] = {
     "broken requests": loop(broken),
     "odd pictures and bombs": loop(pictures),
     "300 MB bodies": loop(large, 2),
+    "300 MB bodies, 16 at once": loop(large, 16),
     "a million chunks": loop(chunks, 2),
+    "a million chunks, 16 at once": loop(chunks, 16),
     "250,000 nested brackets": loop(lambda client: [post(TENSOR, nested(250_000), client)]),
     "1,000 slow senders": slow,
     "1,000 concurrent clients": loop(lambda client: [tensor_request(client)], 1000),
 }
-
-
-HEAVY = {"300 MB bodies", "a million chunks"}  # cost their sender as much as who hears of them
 
 
 async def run(name: str, client: str, seconds: float) -> dict[str, int]:

@@ -340,4 +340,5 @@ def test_large_tensors_find_the_memory_of_those_before_them() -> None:
     def faults(way: str) -> int:
         return int(subprocess.check_output([sys.executable, "-c", MEMORY, way], text=True))
 
-    assert faults("kept") < 100 < 5 * (50 << 20) // 2**21 < faults("as it is")
+    assert faults("kept") < 100
+    assert faults("as it is") > 5 * (50 << 20) / 2**21, "a page has 2 MB at most"

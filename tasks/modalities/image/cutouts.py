@@ -58,10 +58,10 @@ def background(generator: Any, side: int) -> Any:
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
-def encode(image: Any, stored_as: str = "files") -> bytes:
-    """Encode a Pillow image as JPEG that loses next to nothing; as `pixels` it is a BMP."""
+def encode(image: Any, as_pixels: bool = False) -> bytes:
+    """Encode a Pillow image as JPEG that loses next to nothing, or as BMP."""
     buffer = io.BytesIO()
-    if stored_as == "pixels":
+    if as_pixels:
         image.save(buffer, "BMP")
     else:
         image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)

@@ -169,24 +169,22 @@ def held_out(data: bytes, input: Input) -> bytes:
 def training(data: bytes, input: Input) -> list[bytes]:
     """Return what is kept of a file that trains: itself, smaller where it is larger than need be, or composites."""
     found = cutouts.composites(data, input.image_size, input.backgrounds) if input.backgrounds else []
-    return [stored(each, input) for each in found] if found else [stored(data, input)]
+    return [stored(each, input) for each in found or [data]]
 
 
 def stored(data: bytes, input: Input) -> bytes:
     """Return a picture as training images are stored: with their shorter side, as pixels; else as it is."""
     from PIL import Image
 
-    if input.stored_edge is None and input.stored_as == "files":
+    as_pixels, edge = input.stored_as == "pixels", input.stored_edge
+    if not (as_pixels or edge):
         return data
     pixels = formats.decode(data, input.channels)
-    share = input.stored_edge / min(pixels.shape[:2]) if input.stored_edge else 1
-    if share >= 1 and input.stored_as == "files":
-        return data
-    image = Image.fromarray(pixels)
+    image, share = Image.fromarray(pixels), edge / min(pixels.shape[:2]) if edge else 1
     if share < 1:
         size = [round(share * length) for length in pixels.shape[1::-1]]
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return cutouts.encode(image, input.stored_as)
+    return cutouts.encode(image, as_pixels) if as_pixels or share < 1 else data
 
 
 def picture(data: bytes, input: Input) -> Any:
