@@ -2,11 +2,11 @@
 
     python benchmarks/input.py [ROUNDS] [--archive TAR]
 
-Decode, random resized crop to 224, flip, normalise, batches of 64 as float32 tensors, on all cores: ours, with malloc as
-`train` has it, from shards stored for training, as pixels (decoded beforehand) and as JPEG, and from the files as they
-came; beside a torch DataLoader with Pillow, one with simplejpeg and OpenCV, and WebDataset, each in a process of its own,
-in turns; and the limit, libjpeg-turbo decoding alone. The archive holds JPEGs; without one it is the `clothing`
-pipeline's, once fetched. Writes benchmarks/results/input.json.
+Decode, random resized crop to 224, flip, normalise, batches of 64 as float32 tensors, on all cores: ours,
+with malloc as `train` has it, from shards stored for training, as pixels (decoded beforehand) and as JPEG,
+and from the files as they came; beside a torch DataLoader with Pillow, one with simplejpeg and OpenCV, and
+WebDataset, each in a process of its own, in turns; and the limit, libjpeg-turbo decoding alone. The archive
+holds JPEGs; without one it is the `clothing` pipeline's, once fetched. Writes benchmarks/results/input.json.
 """
 
 import argparse
