@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ def loader(
 
 
 class Batches:
-    """DALI's batches as `(x, y)` pairs; its `state_dict` lets a training go on with the very next batch."""
+    """DALI's batches as `(x, y)` pairs; its `state_dict` lets a training go on with the very next batch.
+
+    The next batch is fetched while the last is used: DALI's own call takes a millisecond, 3 % of a small network's step.
+    """
 
     def __init__(self, *graph: Any) -> None:
         self.graph, self.training = graph, graph[4] is not None
-        self.eve = b""  # DALI's checkpoint before the last batch of this epoch
+        self.before = self.after = b""  # DALI's checkpoints around the batch given last
         self.given, self.resumed = 0, False  # batches given in this epoch; whether the next walk goes on with it
         self.waited = 0.0  # seconds that those who asked for a batch waited for it, in all
         self.iterator = self.walk(None)
@@ -55,18 +59,28 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         self.given, self.resumed = self.given if self.resumed else 0, False
         batches = iter(self.iterator)
-        while (batch := self.following(batches)) is not None:
-            self.given += 1
-            yield batch["x"], batch["y"].squeeze(-1).long()
-            if self.training and self.given == len(self) - 1:
-                (self.eve,) = self.iterator.checkpoints()
+        with ThreadPoolExecutor(1) as aside:
+            fetched = aside.submit(self.fetch, batches)
+            while (found := self.settled(fetched)) is not None:
+                fetched = aside.submit(self.fetch, batches)
+                x, y, checkpoint = found
+                self.given, self.before, self.after = self.given + 1, self.after, checkpoint
+                yield x, y
 
-    def following(self, batches: Any) -> Any:
-        """Return DALI's next batch, None at the end of an epoch; note how long that took."""
-        asked = time.monotonic()
+    def fetch(self, batches: Any) -> tuple[Any, Any, bytes] | None:
+        """Return DALI's next batch and its checkpoint behind it, None at the end of an epoch."""
         (batch,) = next(batches, (None,))
+        if batch is None:
+            return None
+        (checkpoint,) = self.iterator.checkpoints() if self.training else (b"",)
+        return batch["x"], batch["y"].squeeze(-1).long(), checkpoint
+
+    def settled(self, fetched: Future[Any]) -> Any:
+        """Return what was fetched; note how long that took."""
+        asked = time.monotonic()
+        found = fetched.result()
         self.waited += time.monotonic() - asked
-        return batch
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the data stands, as tensors and numbers: DALI's own checkpoint, random states and all."""
@@ -74,7 +88,7 @@ class Batches:
 
         if not self.training:
             return {}
-        (checkpoint,) = [self.eve] if self.given == len(self) else self.iterator.checkpoints()
+        checkpoint = self.before if self.given == len(self) else self.after
         return {"given": self.given, "dali": torch.frombuffer(bytearray(checkpoint), dtype=torch.uint8)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,8 +98,8 @@ class Batches:
         """
         if not state:
             return
-        self.eve = state["dali"].numpy().tobytes()
-        self.iterator = self.walk(self.eve)
+        self.before = self.after = state["dali"].numpy().tobytes()
+        self.iterator = self.walk(self.after)
         self.given, self.resumed = state["given"], state["given"] < len(self)
         if not self.resumed:
             next(iter(self.iterator))
