@@ -7,7 +7,7 @@ CALIBRATION = 512  # samples from which on INT8's ranges are no chance
 
 
 def downstream(found: Survey) -> str:
-    """Return the sections from export to deploy."""
+    """Return the sections from export to monitor."""
     return engines(found) + "\n" + gates(found)
 
 
@@ -37,7 +37,7 @@ def engines(found: Survey) -> str:
 
 
 def gates(found: Survey) -> str:
-    """Return the sections that choose an engine and let it go live."""
+    """Return the sections that choose an engine, let it go live and watch it."""
     tests, least = found.deal.total("test"), min(found.deal.counts["test"])
     drop = upward(1 / tests, 0.005)
     lone = f"one of {tests:,} test pictures" if drop > 0.005 else "against FP32, on the test set"
@@ -57,7 +57,17 @@ def gates(found: Survey) -> str:
     max_score_difference: 0.001\tserved scores against the golden batch's
     max_champion_drop: {drop}\tof accuracy, against the live version
     max_p99_ms: {200 if found.tiny else 500}\tof a single picture through the server
-    grace_s: 600\tthat the version before stays loaded"""
+    grace_s: 600\tthat the version before stays loaded
+
+  monitor:
+    hours: 24\tof sampled answers (serving.observe) that are judged
+    min_samples: 200\tof them, else nothing is said of drift
+    min_labels: 50\tthat came later, by: engineworks feedback
+    max_input_drift: 0.15\tKS distance from held-out training pictures
+    max_answer_drift: 0.15\tof classes' shares and confidences
+    max_accuracy_drop: {max(0.05, drop)}\tof labelled answers, interval's upper end
+    max_p99_ms: {200 if found.tiny else 500}\tof a single picture through the door
+    cooldown_h: 24\tbetween two retrainings for drift"""
 
 
 def largest(found: Survey) -> int:

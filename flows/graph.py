@@ -5,8 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from flows import incoming
-from flows.gate import knobs
+from flows import drift, gate, incoming
 from tasks.command import check
 from tasks.document import load
 from tasks.params import checked, read
@@ -79,12 +78,13 @@ def preview(pipeline: str) -> int:
 
 
 def lawful(pipeline: str, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return dvc.yaml's stages, once none of them would refuse a knob of the pipeline, nor would the deploy."""
+    """Return dvc.yaml's stages, once none of them would refuse a knob of the pipeline, nor would deploy or monitor."""
     stages: dict[str, dict[str, Any]] = checked(
         dict[str, dict[str, Any]], load(GRAPH, "`stages`").get("stages"), f"{GRAPH}: stages"
     )
-    check(pipeline, list(stages), ["deploy"], params)
-    knobs(pipeline, params)
+    check(pipeline, list(stages), ["deploy", "monitor"], params)
+    gate.knobs(pipeline, params)
+    drift.knobs(pipeline, params)
     return stages
 
 

@@ -11,7 +11,8 @@ from tasks.settings import STATE
 FOLDER = STATE / "triton" / "live"
 ANSWERS = STATE / "triton" / "answers"
 PREVIOUS = STATE / "triton" / "previous"
-CANARIES = STATE / "triton" / "canary"
+CANARIES = STATE / "triton" / "canary"  # the sample that the supervisor sends through a version
+REFERENCES = STATE / "triton" / "reference"  # what the monitor compares with
 
 
 def read(pipeline: str) -> dict[str, Any] | None:
@@ -40,14 +41,20 @@ def keep(pipeline: str, configurations: Files) -> None:
         atomic.write_json(PREVIOUS / f"{pipeline}.json", content)
 
 
-def keep_canary(pipeline: str, package: str, sample: bytes) -> None:
-    """Keep the sample that the supervisor sends through a version; older packages' go, but the one before stays."""
-    CANARIES.mkdir(parents=True, exist_ok=True)
+def keep_of(folder: Path, pipeline: str, package: str, content: bytes) -> None:
+    """Keep a file of a package's own beside the receipts; older packages' go, but that of the one before stays."""
+    folder.mkdir(parents=True, exist_ok=True)
     kept = {package, *(each["sha256"] for each in (read(pipeline), (previous(pipeline) or {}).get("receipt")) if each)}
-    for path in CANARIES.glob(f"{pipeline}.*"):
+    for path in folder.glob(f"{pipeline}.*"):
         if path.suffix[1:] not in kept:
             path.unlink()
-    (CANARIES / f"{pipeline}.{package}").write_bytes(sample)
+    (folder / f"{pipeline}.{package}").write_bytes(content)
+
+
+def reference(pipeline: str) -> dict[str, Any] | None:
+    """Return what the live version's inputs and answers were like when it was made; None where no deploy left it."""
+    path = REFERENCES / f"{pipeline}.{(read(pipeline) or {}).get('sha256')}"
+    return read_json(path) if path.exists() else None
 
 
 def canary(pipeline: str) -> tuple[bytes, str] | None:

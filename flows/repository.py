@@ -51,6 +51,23 @@ def stage(package: Path, pipeline: str, version: int) -> None:
         aside.rename(MODELS / name)
 
 
+def copy(pipeline: str, version: int, folder: Path) -> None:
+    """Leave a version that lies here as a repository of its own, as the package stage once did."""
+    folder.mkdir(parents=True)
+    for part, name in zip(parts(pipeline), names(pipeline, version), strict=True):
+        shutil.copytree(MODELS / name, folder / part, copy_function=shutil.copyfile)
+        config = parse(folder / part / "config.pbtxt")
+        config.name = part
+        write(folder / part / "config.pbtxt", text_format.MessageToString(config))
+    for model in public(pipeline):
+        config = parse(MODELS / model / "config.pbtxt")
+        for step in config.ensemble_scheduling.step:
+            step.model_name = step.model_name.rpartition(".")[0]
+        config.ClearField("version_policy")
+        shutil.copytree(MODELS / model / str(version), folder / model / VERSION)
+        write(folder / model / "config.pbtxt", text_format.MessageToString(config))
+
+
 def sync(folder: Path) -> None:
     """Have the disk hold every file of a folder before its rename does."""
     for path in [*folder.rglob("*"), folder]:

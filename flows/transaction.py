@@ -15,7 +15,7 @@ from flows.recovery import conclude, restore, unload
 from flows.refusal import Refused
 from flows.serving import MODELS
 from tasks import budget
-from tasks.package import public
+from tasks.package import REFERENCE, public
 
 ASIDE = MODELS.parent / "sandbox"
 NICE = 10  # of the rehearsal: clients go first
@@ -49,7 +49,8 @@ def replace(
             proof = prove(live.Served(client, pipeline), batch, bounds.max_score_difference)
         trial |= {"golden": proof, "canary": batch.labels[0]}
         left = account(pipeline, version, facts, trial, test) | compared | {"grace_s": bounds.grace_s}
-        receipt.keep_canary(pipeline, facts["sha256"], batch.samples[0])
+        receipt.keep_of(receipt.CANARIES, pipeline, facts["sha256"], batch.samples[0])
+        receipt.keep_of(receipt.REFERENCES, pipeline, facts["sha256"], (package(pipeline) / REFERENCE).read_bytes())
         receipt.write(pipeline, left, test.sha256, trial["answers"], before)  # from here on the new one is live
     except BaseException:
         restore(clients, pipeline, before, version)

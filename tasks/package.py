@@ -17,6 +17,7 @@ from tasks.params import AtMost
 CODE = Path(__file__).parent
 SERVER_CODE = CODE.parent / "infra" / "serving" / "repository"
 VERSION = "1"
+REFERENCE = "reference.json"
 
 
 def package(
@@ -24,6 +25,7 @@ def package(
     prepare: Path,
     build: Path,
     select: Path,
+    reference: Path,
     out: Path,
     *,
     max_batch_size: Annotated[int, Field(ge=1, le=1024), AtMost("build", "max_batch")],
@@ -31,27 +33,26 @@ def package(
     instances: Annotated[int, Field(ge=1, le=64)],
     threads: Annotated[int, Field(ge=1, le=1024)],
 ) -> None:
-    """Leave `repository/` (four models), `golden/` and `package.json` in `out`; same inputs give the same bytes.
+    """Leave `repository/` (four models), `golden/`, `reference.json` and `package.json`; same inputs, same bytes.
 
-    `container/` is the same for NVIDIA's own Triton container, where one of its backends takes the engine.
-
-    Where `select` chose no engine there is no repository, and package.json says why: deploy reads it and refuses.
+    `container/` is the same for NVIDIA's own Triton container, where one of its backends takes the engine. Where
+    `select` chose no engine there is no repository, and package.json says why: deploy reads it and refuses.
     """
     selected = json.loads(select.read_text())
     with atomic.folder(out) as folder:
         if selected["chosen"] is None:
-            atomic.write_json(
-                folder / "package.json", {"pipeline": pipeline, "engine": None, "reasons": reasons(selected)}
-            )
+            nothing = {"pipeline": pipeline, "engine": None, "reasons": reasons(selected)}
+            atomic.write_json(folder / "package.json", nothing)
             print("no engine to package")
             return
         engine, spec = engine_of(selected["chosen"], build), prepare / "spec.json"
-        facts, backend = json.loads(spec.read_text()), selected["chosen"].split("-")[0]
-        write_models(folder / "repository", pipeline, spec, engine, backend)
+        facts = json.loads(spec.read_text())
+        write_models(folder / "repository", pipeline, spec, engine, selected["chosen"].split("-")[0])
         for config in configurations(pipeline, facts, max_batch_size, max_queue_delay_us, instances, threads):
             write_config(folder / "repository" / config.name / "config.pbtxt", config)
         for name in ("golden.tar", "golden.safetensors"):
             copy(prepare / name, folder / "golden" / name)
+        copy(reference, folder / REFERENCE)
         limits = (max_batch_size, max_queue_delay_us, instances, threads)
         container.write(folder / "container", pipeline, facts, engine, *limits)
         refuse_complaints(folder)
@@ -108,8 +109,7 @@ def write_models(repository: Path, pipeline: str, spec: Path, engine_file: Path,
     copy(SERVER_CODE / "engine_model.py", engine / "model.py")
     for name in ("observation.py", "observed.py"):
         copy(SERVER_CODE / name, engine / name)
-    named = engine / f"engine{backends.backend(backend).SUFFIX}"
-    copy(engine_file, named)
+    copy(engine_file, named := engine / f"engine{backends.backend(backend).SUFFIX}")
     copy(passport.beside(engine_file), passport.beside(named))
     for name in public(pipeline):
         copy(spec, repository / name / VERSION / "spec.json")  # Triton needs the folder, and DVC keeps no empty ones
@@ -196,5 +196,5 @@ def digest(repository: Path) -> str:
     A passport tells when its engine was built: an engine built again, byte by byte the same, is the same package.
     """
     files = sorted(path for path in repository.rglob("*") if path.is_file() and passport.SUFFIX not in path.name)
-    lines = [f"{sha256(path)}  {path.relative_to(repository).as_posix()}\n" for path in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    text = "".join(f"{sha256(path)}  {path.relative_to(repository).as_posix()}\n" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,8 +7,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from flows.gate import Knobs
-from flows.replicas import Knobs as Serving
+from flows import drift, gate, replicas
 from tasks import workload
 from tasks.backends import backend, names
 from tasks.command import Backends, function_of
@@ -16,6 +15,7 @@ from tasks.workload import Typed
 
 BLOCK = ("pipelines", "fashion")
 WORKLOAD = "image/classification"
+FLOWS = {"deploy": gate.Knobs, "monitor": drift.Knobs}  # sections that no stage reads
 Path = tuple[str | int, ...]
 
 
@@ -24,13 +24,13 @@ def hint(path: Path) -> Any:
     if path[0] == "backends":
         return inside(Backends, path[1:])
     if path[0] == "serving":
-        return inside(Serving, path[1:])
+        return inside(replicas.Knobs, path[1:])
     stage, *rest = path[len(BLOCK) :]
     if (stage, *rest[:1]) == ("build", "options"):
         kinds = {name: backend(name).Options for name in names() if hasattr(backend(name), "Options")}  # type: ignore[attr-defined]
         return inside(kinds[str(rest[1])], rest[2:]) if rest[1:] else group(kinds)
-    if stage == "deploy":
-        return inside(Knobs, rest)
+    if stage in FLOWS:
+        return inside(FLOWS[str(stage)], rest)
     hints = get_type_hints(function_of(str(stage)), include_extras=True)
     typed = {name: mark for name, kind in hints.items() for mark in marks(kind) if isinstance(mark, Typed)}
     hints |= {name: getattr(workload.part(WORKLOAD, mark.part), mark.name) for name, mark in typed.items()}

@@ -14,6 +14,7 @@ from tests.refusals import verdict
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+FLOWS = ["deploy", "monitor"]  # sections that no stage reads
 SELECT = ["select", "fashion", "--evaluate", "e", "--measure", "m", "--build", "b", "--out", "o", "--picture", "p"]
 
 
@@ -68,7 +69,7 @@ def test_knobs_of_a_backend_are_checked_by_name(backend: str, knobs: dict[str, A
     params = copy.deepcopy(PARAMS)
     params["pipelines"]["fashion"]["build"]["options"][backend] = knobs
     with pytest.raises(ValueError, match=rf"params.yaml: pipelines\.fashion\.build\.options\..*{words}"):
-        check("fashion", STAGES, ["deploy"], params)
+        check("fashion", STAGES, FLOWS, params)
 
 
 @pytest.mark.parametrize("chosen", ["tensorrt", "tensorrt_rtx"])
@@ -76,9 +77,9 @@ def test_a_chosen_backend_needs_its_options_and_no_other_does(chosen: str) -> No
     options = copy.deepcopy(PARAMS["pipelines"]["fashion"]["build"]["options"])
     del options[chosen]
     params = changed("build", options=options)
-    check("fashion", STAGES, ["deploy"], params | {"backends": ["onnxruntime", "openvino"]})
+    check("fashion", STAGES, FLOWS, params | {"backends": ["onnxruntime", "openvino"]})
     with pytest.raises(ValueError, match=rf"options\.{chosen}: missing; add it, or take {chosen} out of backends"):
-        check("fashion", STAGES, ["deploy"], params | {"backends": ["onnxruntime", chosen]})
+        check("fashion", STAGES, FLOWS, params | {"backends": ["onnxruntime", chosen]})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_chosen_backend_needs_its_options_and_no_other_does(chosen: str) -> No
 )
 def test_a_knob_that_exceeds_another_is_refused_with_both(stage: str, knobs: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        check("fashion", STAGES, ["deploy"], changed(stage, **knobs))
+        check("fashion", STAGES, FLOWS, changed(stage, **knobs))
 
 
 def test_an_unknown_pipeline_is_refused_with_those_there_are() -> None:
@@ -108,9 +109,9 @@ def test_one_target_reaches_training_as_a_number() -> None:
 
 
 def test_every_knob_is_checked_before_any_stage_runs() -> None:
-    check("fashion", STAGES, ["deploy"], PARAMS)
+    check("fashion", STAGES, FLOWS, PARAMS)
     with pytest.raises(ValueError, match=r"pipelines.fashion.package.instances: Input should be .*, got 'many'"):
-        check("fashion", STAGES, ["deploy"], changed("package", instances="many"))
+        check("fashion", STAGES, FLOWS, changed("package", instances="many"))
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -130,7 +131,7 @@ def test_fifty_mutations_are_of_every_kind() -> None:
 def test_knobs_that_the_workload_defines_are_checked_as_early() -> None:
     params = changed("augment", flip={"probability": 5})
     with pytest.raises(ValueError, match=r"pipelines.fashion.augment.flip.probability: .* got 5"):
-        check("fashion", STAGES, ["deploy"], params)
+        check("fashion", STAGES, FLOWS, params)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +145,12 @@ def test_knobs_that_the_workload_defines_are_checked_as_early() -> None:
 )
 def test_what_stands_outside_the_blocks_is_checked_too(key: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        check("fashion", STAGES, ["deploy"], PARAMS | {key: value})
+        check("fashion", STAGES, FLOWS, PARAMS | {key: value})
 
 
 def test_a_bad_pipeline_name_and_an_unknown_workload_are_refused() -> None:
     block = PARAMS["pipelines"]["fashion"]
     with pytest.raises(ValueError, match=r"pipelines\.My-Shop: a name is"):
-        check("My-Shop", STAGES, ["deploy"], PARAMS | {"pipelines": {"My-Shop": block}})
+        check("My-Shop", STAGES, FLOWS, PARAMS | {"pipelines": {"My-Shop": block}})
     with pytest.raises(ValueError, match="modality: no modality 'sound'; there are: image"):
-        check("fashion", STAGES, ["deploy"], PARAMS | {"pipelines": {"fashion": block | {"modality": "sound"}}})
+        check("fashion", STAGES, FLOWS, PARAMS | {"pipelines": {"fashion": block | {"modality": "sound"}}})

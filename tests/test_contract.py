@@ -18,7 +18,7 @@ GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 BLOCK = PARAMS["pipelines"]["fashion"]
 STAGES: dict[str, dict[str, Any]] = {name: entry.get("do", entry) for name, entry in GRAPH["stages"].items()}
-FLOWS_KNOBS = {"deploy"}  # sections read by a flow, not by a stage
+FLOWS_KNOBS = {"deploy", "monitor"}  # sections read by a flow, not by a stage
 # Code that every stage uses and that shapes no output: finding modules, writing whole files, drawing.
 NEUTRAL = {"tasks/command.py", "tasks/settings.py", "tasks/atomic.py", "tasks/workload.py", "tasks/pictures.py"}
 NEUTRAL |= {
@@ -30,7 +30,7 @@ NEUTRAL |= {
     "tasks/guard.py",
 }
 COPIED = {"record": {"infra/mlflow/model.py"}}  # as files, one by one
-RUN_ENGINES = {"evaluate", "measure"}
+RUN_ENGINES = {"evaluate", "measure", "reference"}
 MODALITY_PARTS = FOLDERS["modalities"]
 FACTS = {"pipeline", "workload", "backends", "params"}
 

@@ -33,7 +33,9 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(root / "quantize" / "quantize.json", origin)
     build("toy", "onnxruntime", root / "quantize", root / "build" / "onnxruntime", max_batch=16, options=None)
     choose(root / "select.json", "onnxruntime-fp32")
-    package("toy", root / "prepare", root / "build", root / "select.json", root / "package", **GOOD)
+    write_json(root / "reference.json", {"engine": "onnxruntime-fp32", "n": 4})
+    paths = (root / name for name in ("prepare", "build", "select.json", "reference.json", "package"))
+    package("toy", *paths, **GOOD)
     return root / "package" / "repository"
 
 

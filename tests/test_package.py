@@ -53,7 +53,7 @@ def write_engine(path: Path) -> None:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Path]:
-    """What prepare, build and select leave, in miniature."""
+    """What the stages before leave, in miniature."""
     prepare, build, select = tmp_path / "prepare", tmp_path / "build", tmp_path / "select.json"
     write_json(prepare / "spec.json", SPEC)
     with tarfile.open(prepare / "golden.tar", "w") as tar:
@@ -67,7 +67,8 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     write_json(tmp_path / "quantize" / "quantize.json", origin)
     build_engines("toy", "onnxruntime", tmp_path / "quantize", build / "onnxruntime", max_batch=16, options=None)
     choose(select, "onnxruntime-fp32")
-    return {"prepare": prepare, "build": build, "select": select}
+    write_json(tmp_path / "reference.json", {"engine": "onnxruntime-fp32", "n": 4})
+    return {"prepare": prepare, "build": build, "select": select, "reference": tmp_path / "reference.json"}
 
 
 def choose(select: Path, engine: str | None) -> None:
@@ -79,9 +80,8 @@ def choose(select: Path, engine: str | None) -> None:
 
 
 def make(inputs: dict[str, Path], out: Path) -> None:
-    prepare, build, select = inputs["prepare"], inputs["build"], inputs["select"]
-    knobs = {"max_queue_delay_us": 200, "instances": 2, "threads": 3}
-    package("toy", prepare, build, select, out, max_batch_size=MAX_BATCH_SIZE, **knobs)
+    knobs = {"max_batch_size": MAX_BATCH_SIZE, "max_queue_delay_us": 200, "instances": 2, "threads": 3}
+    package("toy", **inputs, out=out, **knobs)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -34,7 +34,7 @@ def loader(
 class Batches:
     """DALI's batches as `(x, y)` pairs; its `state_dict` lets a training go on with the very next batch.
 
-    The next batch is fetched while the last is used: DALI's own call takes a millisecond, 3 % of a small network's step.
+    The next batch is fetched while the last is used: DALI's own call takes a millisecond, 3 % of a small step.
     """
 
     def __init__(self, *graph: Any) -> None:
