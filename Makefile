@@ -16,7 +16,7 @@ test: .venv/ready ## the whole test suite
 gpu-check: .venv/ready ## the tests that need an NVIDIA GPU; writes benchmarks/results/gpu-check.json
 	@$(BIN)/python benchmarks/gpu_check.py
 
-up: .venv/ready ## start Prefect, MLflow's UI, Triton and the schedule
+up: .venv/ready ## start Prefect, its worker with the schedules, MLflow's UI and Triton
 	@$(BIN)/python -m flows.cli up
 
 down: ## stop what `make up` or `make run` started
@@ -25,7 +25,7 @@ down: ## stop what `make up` or `make run` started
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
-	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 15 steps; about 5 minutes on 2 cores."
+	@[ -e $@ ] || echo "First run: downloads about $(DOWNLOAD), then 16 steps; about 5 minutes on 2 cores."
 	@"$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) 2>/dev/null
 	@UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock

@@ -47,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
     admitted.add_argument("name", help="of the client, as in app-1")
     classes = (tokens.REALTIME, tokens.THROUGHPUT)
     admitted.add_argument("--class", dest="kind", choices=classes, default=classes[0], help="of its requests")
-    commands.add_parser("up", help="start Prefect, MLflow's UI, Triton and the schedule")
+    commands.add_parser("up", help="start Prefect, its worker with the schedules, MLflow's UI and Triton")
+    fed = commands.add_parser(
+        "feedback", help="labels that came late: how right the live version was, and new training data"
+    )
+    fed.add_argument("pipeline")
+    fed.add_argument("folder", type=Path, help="with a folder per class, of files that were labelled")
     commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
     commands.add_parser("setup", help="make the server's own environment")
     return root

@@ -55,6 +55,10 @@ def dispatch(arguments: argparse.Namespace) -> int:
         from flows.score import score_folder
 
         return score_folder(arguments.pipeline, arguments.folder, arguments.out)
+    if arguments.command == "feedback":
+        from flows.feedback import feed
+
+        return feed(arguments.pipeline, arguments.folder)
     if arguments.command == "rollback":
         from flows.rollback import roll_back
 

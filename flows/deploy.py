@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.states import Completed, State
 from tritonclient.utils import InferenceServerException
 
-from flows import golden, live, receipt, terminal
+from flows import golden, live, ownership, receipt, terminal
 from flows.gate import Knobs, classes, gate, knobs, package, read_json
 from flows.locking import HEALING_S, alone
+from flows.parameters import Pipeline
 from flows.recovery import recover
 from flows.refusal import Refused
 from flows.transaction import replace
@@ -19,13 +21,14 @@ UNCHANGED = "Unchanged"  # state of a deploy that found its package live
 
 
 @flow(name="deploy", flow_run_name="deploy-{pipeline}")
-def deploy(pipeline: str) -> State[dict[str, Any]]:
+def deploy(pipeline: Pipeline) -> State[dict[str, Any]]:
     """Put a pipeline's package on the live server; the state is Deployed, Unchanged, or Refused with every reason.
 
     The first two carry the receipt; Refused carries `{"refused": [reason, ...]}` and what was live serves on.
     """
     try:
-        left, name = go_live(pipeline)
+        with ownership.owned(str(flow_run.id), pipeline):
+            left, name = go_live(pipeline)
     except Refused as refusal:
         return Completed(name="Refused", message=str(refusal), data={"refused": refusal.reasons})
     served = f"{left['engine']} is live as version {left['version']}"

@@ -1,7 +1,5 @@
 """What other parts, and people, may act on: events in Prefect, of a pipeline each."""
 
-import time
-
 DRIFT, ALERT = "engineworks.drift", "engineworks.alert"
 
 
@@ -24,5 +22,4 @@ def emit(event: str, pipeline: str, reasons: list[str]) -> None:
     sent = emit_event(event, resource, payload={"pipeline": pipeline, "reason": "; ".join(reasons)[:1000]})
     if sent is None:
         raise ValueError(f"{event} of {pipeline}: Prefect takes no events (PREFECT_API_URL)")
-    EventsWorker.instance().drain()
-    time.sleep(0)
+    EventsWorker.instance().wait_until_empty()

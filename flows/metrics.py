@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from flows import addresses, receipt
+from flows import addresses, receipt, services
 from flows.replicas import Replica
 
 REPLICA_S = 0.5  # that a replica may take to answer
@@ -62,7 +62,7 @@ class State:
         restarts = CounterMetricFamily(
             "engineworks_restarts", "Processes that the supervisor started anew, since its own start", None, ["service"]
         )
-        for service in (*(replica.name for replica in self.replicas), "door"):
+        for service in (*(replica.name for replica in self.replicas), "door", *services.CONSOLES):
             restarts.add_metric([service], self.seen.restarts[service])
         yield from (up, restarts, *self.canaries(), *self.champions())
 

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from prefect import flow
 from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import addresses, drift, events, feedback, observed, receipt, terminal, tokens
+from flows import addresses, drift, events, feedback, observed, ownership, receipt, services, terminal, tokens
 from flows.drift import BREACH, OK, UNKNOWN, Check
 from flows.live import ANSWER_TIMEOUT_S, OURS, of_bytes
 from flows.parameters import Pipeline
 
+SUPERVISOR = "supervisor"
 PROBES = 100  # requests of one sample, for the p99
 CLIENT = f"{tokens.REALTIME}/{tokens.FIRST}"
 
@@ -27,13 +29,23 @@ def monitor(pipeline: Pipeline | None = None) -> State[dict[str, Any]]:
     and slow ones for people: two events, on which Prefect's automations act.
     """
     names = [pipeline] if pipeline else receipt.pipelines()
-    said = {name: looked_after(name) for name in names}
+    with ownership.owned(str(flow_run.id), pipeline or "all"):
+        for line in [*revived(), *ownership.close_orphans()]:
+            terminal.say(line)
+        said = {name: looked_after(name) for name in names}
     broken = {name: words for name, words in said.items() if words}
     if broken:
         return Completed(
             name="Breached", message="; ".join(each for words in broken.values() for each in words), data=said
         )
     return Completed(name="Healthy", message=f"{', '.join(names) or 'nothing'} live, nothing to say", data=said)
+
+
+def revived() -> list[str]:
+    """Start the supervisor anew where it was killed: it looks after the others, and nobody after it."""
+    dead = services.was_started(SUPERVISOR) and services.process(SUPERVISOR) is None
+    started = services.start(each for each in services.known() if each.name == SUPERVISOR) if dead else []
+    return [f"{name}: started anew" for name in started]
 
 
 def looked_after(pipeline: str) -> list[str]:

@@ -40,7 +40,10 @@ def close_orphans() -> list[str]:
     """Close what killed runs left RUNNING in Prefect and MLflow; return a line for each."""
     lines = []
     for path in sorted(RUNS.glob("*.json")):
-        content = json.loads(path.read_text())
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:  # its run has just ended, or another one closes it
+            continue
         if owner_lives(content):
             continue
         crash(path.stem)
@@ -48,7 +51,7 @@ def close_orphans() -> list[str]:
             from tasks.mirror import end_live_run
 
             end_live_run(content["mlflow_run_id"], "KILLED", KILLED)
-        path.unlink()
+        path.unlink(missing_ok=True)
         lines.append(f"closed the run of {content['pipeline']} that was killed (process {content['pid']})")
     return lines
 

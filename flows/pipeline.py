@@ -14,11 +14,12 @@ from flows import consoles, ownership, terminal, turn
 from flows.deploy import UNCHANGED, deploy
 from flows.graph import Graph, preview
 from flows.mirroring import mirrored
+from flows.parameters import Pipeline
 from flows.stage import stage
 
 
 @flow(name="run", flow_run_name="{pipeline}")
-def run(pipeline: str = "fashion") -> State[dict[str, Any]]:
+def run(pipeline: Pipeline = "fashion") -> State[dict[str, Any]]:
     """Bring every stage of a pipeline up to date, record it, deploy it; the state carries what happened, in numbers.
 
     A gate that lets nothing go live ends the run as Refused: it is recorded, and the live version serves on.

@@ -5,10 +5,12 @@ import time
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import journal, live, promotion, receipt, repository, services, terminal
+from flows import journal, live, ownership, promotion, receipt, repository, services, terminal
 from flows.locking import HEALING_S, alone
+from flows.parameters import Pipeline
 from flows.recovery import conclude, recover, restore
 from flows.refusal import Refused
 from flows.serving import MODELS
@@ -33,10 +35,11 @@ def roll_back(pipeline: str) -> int:
 
 
 @flow(name="rollback", flow_run_name="rollback-{pipeline}")
-def rollback(pipeline: str) -> State[dict[str, Any]]:
+def rollback(pipeline: Pipeline) -> State[dict[str, Any]]:
     """Put the version before back; the state is RolledBack with its receipt, or Refused with the reason."""
     try:
-        left = go_back(pipeline)
+        with ownership.owned(str(flow_run.id), pipeline):
+            left = go_back(pipeline)
     except Refused as refusal:
         return Completed(name="Refused", message=str(refusal), data={"refused": refusal.reasons})
     return Completed(name="RolledBack", message=said(left), data=left)

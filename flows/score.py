@@ -13,6 +13,7 @@ from prefect.states import Completed, State
 
 from flows import ownership, receipt, rows, services, terminal
 from flows.bulk import Bulk, Row
+from flows.parameters import Answers, Folder, Pipeline
 from flows.rows import PART
 
 Counts = Counter[str | None]
@@ -45,12 +46,13 @@ def check(pipeline: str, folder: Path, out: Path) -> None:
 
 
 @flow(name="score", flow_run_name="score-{pipeline}")
-def score(pipeline: str, folder: Path, out: Path) -> State[dict[str, Any]]:
+def score(pipeline: Pipeline, folder: Folder, out: Answers) -> State[dict[str, Any]]:
     """Leave one row per file of `folder` in `out`; the state is Scored, with rows, errors, seconds and classes.
 
     Finished parts of a run that was killed are used, where no file was added, removed or changed since.
     """
     begun = time.monotonic()
+    check(pipeline, folder, out)  # a run from Prefect's form comes by no command line
     with ownership.owned(str(flow_run.id), pipeline), rows.alone(out) as aside:
         mark, count = rows.fingerprint(pipeline, folder)
         if not count:

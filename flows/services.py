@@ -23,7 +23,8 @@ PIDS = settings.STATE / "pids"
 LOGS = settings.STATE / "logs"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
-FIRST = ("schedule", "supervisor")  # to be stopped
+FIRST = ("worker", "supervisor")  # to be stopped
+CONSOLES = ("prefect", "mlflow", "worker")  # that the supervisor starts anew where their process is gone
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def known() -> list[Service]:
         *(server(replica) for replica in replicas()),
         Service("door", door.command, f"{public}/v2/health/live", ("HTTP", "GRPC")),
         Service("supervisor", lambda: [sys.executable, "-m", "flows.supervisor"], f"{metrics}/metrics", ("METRICS",)),
-        Service("schedule", lambda: [sys.executable, "-m", "flows.schedule"], ""),
+        Service("worker", lambda: [sys.executable, "-m", "flows.worker"], ""),
     ]
     theirs = {"PREFECT_API_URL": "prefect", "MLFLOW_TRACKING_URI": "mlflow"}
     return [service for service in every if service.name not in {theirs[name] for name in inherited}]
@@ -101,12 +102,16 @@ def spawn(service: Service) -> None:
     (PIDS / f"{service.name}.json").write_text(json.dumps(mark))
 
 
+def was_started(name: str) -> bool:
+    """Tell whether we started a service and nobody stopped it since; it may have been killed."""
+    return (PIDS / f"{name}.json").exists()
+
+
 def process(name: str) -> psutil.Process | None:
     """Return a service's living process; a process id that was given to another program does not count."""
-    path = PIDS / f"{name}.json"
-    if not path.exists():
+    if not was_started(name):
         return None
-    mark = json.loads(path.read_text())
+    mark = json.loads((PIDS / f"{name}.json").read_text())
     try:
         found = psutil.Process(mark["pid"])
         alive = found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - mark["created"]) < 1
@@ -157,7 +162,7 @@ def answers(url: str, timeout_s: float = 2) -> bool:
 def stop() -> list[str]:
     """Stop every service we started and wait for its end; return the names.
 
-    The schedule goes first, as it pauses itself through Prefect's API, and the supervisor, which would restart Triton.
+    The worker goes first, with the runs it started, and the supervisor, which would restart Triton.
     """
     names = [path.stem for path in sorted(PIDS.glob("*.json"))]
     stopped: list[str] = []

@@ -39,6 +39,7 @@ def main() -> None:
     care["versions"] = Retirement().attend
     care |= {each.name: partial(attend, each, Patient(each.name), seen) for each in every}
     care["door"] = partial(tend_door, Patient("door"), seen)
+    care |= {name: partial(tend, Patient(name), seen) for name in services.CONSOLES}
     while True:
         time.sleep(PERIOD_S)
         for name, look in care.items():
@@ -157,6 +158,15 @@ def tend_door(patient: Patient, seen: metrics.Seen) -> None:
     elif any(map(listening, replicas())) and patient.is_due():
         patient.is_treated()
         replace(door.name, seen)
+
+
+def tend(patient: Patient, seen: metrics.Seen) -> None:
+    """Start Prefect, MLflow's UI or the worker anew where its process is gone; one of the caller's own is not ours."""
+    if services.process(patient.name) is not None:
+        patient.is_well()
+    elif services.was_started(patient.name) and patient.is_due():
+        patient.is_treated()
+        replace(patient.name, seen)
 
 
 def replace(name: str, seen: metrics.Seen) -> None:

@@ -36,6 +36,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "measure": {"rounds": 5, "batches": [1, 32]},
     "select": {"max_accuracy_drop": 0.05, "max_class_drop": 0.2, "min_agreement": 0.9},
     "deploy": {"grace_s": 3},
+    "monitor": {"min_samples": 60, "min_labels": 40},
 }
 
 

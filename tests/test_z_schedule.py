@@ -19,7 +19,7 @@ EVERY_10_S = "* * * * * */10"  # seconds come last
 @pytest.fixture(scope="module")
 def scheduled(ran: Miniature) -> Iterator[Miniature]:
     """Serve the deployment with a short cron."""
-    stop = "from flows.services import end, process; end([process('schedule')])"
+    stop = "from flows.services import end, process; end([process('worker')])"
     done = ran.shell(f".venv/bin/python -c \"{stop}\" && ENGINEWORKS_CRON='{EVERY_10_S}' make up")
     assert done.returncode == 0, done.stdout
     yield ran

@@ -52,7 +52,7 @@ def test_a_command_of_the_readme_works(versioned: Miniature, kind: str, text: st
         params.write_bytes(before)
         shutil.rmtree(pictures)
     if "make run" in text:  # a second run executes no stage
-        assert "0 stages ran" in done.stdout and done.stdout.count("   fresh\n") == 15
+        assert "0 stages ran" in done.stdout and done.stdout.count("   fresh\n") == 16
         assert (versioned.folder / "dvc.lock").read_bytes() == lock
     if kind == "python":  # a stock client, through MLflow's server
         assert np.array(json.loads(re.search(r"\[\[.*\]\]", done.stdout)[0])).shape == (1, 4)  # type: ignore[index]
@@ -136,7 +136,7 @@ def test_nothing_is_written_outside_the_copy(versioned: Miniature) -> None:
 def test_down_leaves_nothing_behind(versioned: Miniature) -> None:
     done = versioned.shell("make down && make down")
     assert (
-        "stopped door, mlflow, prefect, schedule, supervisor, triton-0, triton-1" in done.stdout
+        "stopped door, mlflow, prefect, supervisor, triton-0, triton-1, worker" in done.stdout
         and "nothing was up" in done.stdout
     )
     left = []
