@@ -14,14 +14,14 @@ from prefect.states import Completed, State
 from flows import addresses, drift, events, feedback, observed, ownership, receipt, services, terminal, tokens
 from flows.drift import BREACH, OK, UNKNOWN, Check
 from flows.live import ANSWER_TIMEOUT_S, OURS, of_bytes
-from flows.parameters import Pipeline
+from flows.parameters import Pipeline, named
 
 SUPERVISOR = "supervisor"
 PROBES = 100  # requests of one sample, for the p99
 CLIENT = f"{tokens.REALTIME}/{tokens.FIRST}"
 
 
-@flow(name="monitor", flow_run_name="monitor-{pipeline}")
+@flow(name="monitor", flow_run_name=named, log_prints=True)
 def monitor(pipeline: Pipeline | None = None) -> State[dict[str, Any]]:
     """Look at one live pipeline, or at all; the state is Healthy, or Breached with each reason and what follows of it.
 

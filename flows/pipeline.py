@@ -1,6 +1,7 @@
 """The main flow: a conductor that asks DVC what is stale, runs that, deploys, and knows no stage by name."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from flows.deploy import UNCHANGED, deploy
 from flows.graph import Graph, preview
 from flows.mirroring import mirrored
 from flows.parameters import Pipeline
+from flows.reproducer import Reproducer
 from flows.stage import stage
+from tasks.guard import CONDUCTOR
 
 
 @flow(name="run", flow_run_name="{pipeline}")
@@ -51,12 +54,13 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
     """Bring the stages up to date one by one; return the seconds of their own computing and which ones ran."""
     computing, executed = 0.0, []
     graph = Graph(pipeline)
+    dvc = Reproducer(os.environ | {"PREFECT__FLOW_RUN_ID": str(flow_run.id), CONDUCTOR: str(os.getpid())})
     try:
         for name in graph.stages():
             foreign = graph.foreign(name)
             fresh = foreign is None and graph.is_fresh(name)
             with mirrored(pipeline, watch=not fresh):
-                state = stage(name, fresh, foreign is not None, return_state=True)
+                state = stage(name, fresh, foreign is not None, dvc, return_state=True)
                 seconds = state.result()
             if state.name != "Cached":
                 computing += seconds
@@ -64,6 +68,7 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
             if not fresh:
                 graph.reload()
     finally:
+        dvc.end()
         graph.close()
     return computing, executed
 

@@ -10,7 +10,7 @@ from prefect.states import Completed, State
 
 from flows import events, gate, ownership, promotion, receipt, repository, sandbox, serving, terminal
 from flows.drift import BREACH, OK, UNKNOWN, Check
-from flows.parameters import Pipeline
+from flows.parameters import Pipeline, named
 from flows.refusal import Refused
 from tasks import backends, passport, target
 from tasks.package import VERSION
@@ -20,7 +20,7 @@ ASIDE = STATE / "triton" / "requalify"
 NICE = 10  # clients go first
 
 
-@flow(name="requalify", flow_run_name="requalify-{pipeline}")
+@flow(name="requalify", flow_run_name=named, log_prints=True)
 def requalify(pipeline: Pipeline | None = None) -> State[dict[str, Any]]:
     """Try the live version of one pipeline, or of all, in a server started now; the state is Qualified or Disqualified.
 

@@ -1,23 +1,18 @@
 """One DVC stage as a Prefect task: its lines in the run's log, its noise in a file, one line on the terminal."""
 
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import IO
 
-import psutil
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows import services, terminal
+from flows.reproducer import Reproducer
 from tasks.command import SECONDS
-from tasks.guard import CONDUCTOR
 
 
 class StageFailed(Exception):
@@ -25,16 +20,16 @@ class StageFailed(Exception):
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{name}")
-def stage(name: str, fresh: bool, force: bool) -> State[float]:
+def stage(name: str, fresh: bool, force: bool, dvc: Reproducer) -> State[float]:
     """Let DVC bring one stage up to date; the state's result is the seconds of the stage's own computing.
 
-    A fresh stage starts no process and ends as Cached; `force` runs one that DVC would leave as it is.
+    A fresh stage starts nothing and ends as Cached; `force` runs one that DVC would leave as it is.
     """
     if fresh:
         terminal.outcome(name, "fresh", "")
         return Completed(name="Cached", message="DVC: nothing it depends on has changed", data=0.0)
     started = time.monotonic()
-    seconds, last = run(name, force)
+    seconds, last = run(name, force, dvc)
     if seconds is None:
         terminal.outcome(name, "restored", "from DVC's run cache")
         return Completed(name="Cached", message="DVC: restored from its run cache", data=0.0)
@@ -42,60 +37,28 @@ def stage(name: str, fresh: bool, force: bool) -> State[float]:
     return Completed(message=last, data=seconds)
 
 
-def run(name: str, force: bool) -> tuple[float | None, str]:
-    """Run `dvc repro` for one stage; return the stage's own seconds (None where it did not run) and its last line."""
+def run(name: str, force: bool, dvc: Reproducer) -> tuple[float | None, str]:
+    """Have DVC run one stage; return the stage's own seconds (None where it did not run) and its last line."""
     log, log_path = get_run_logger(), services.log_file(name.replace("@", "-"))
     seconds, last = None, ""
     with log_path.open("w") as noise:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", *["--force"] * force, name],
-            env=os.environ | {"PREFECT__FLOW_RUN_ID": str(flow_run.id), CONDUCTOR: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            start_new_session=True,
-        )
-        assert child.stdout is not None and child.stderr is not None
-        drain = threading.Thread(target=copy, args=(child.stderr, noise), daemon=True)
-        drain.start()
-        try:
-            for line in child.stdout:
-                noise.write(line)
-                if line.startswith(SECONDS):
-                    seconds = float(line.removeprefix(SECONDS))
-                else:
-                    last = line.rstrip()
-                    log.info("%s", last)
-                    terminal.progress(name, last)
-            child.wait()
-        finally:
-            end(child)
-        drain.join()
-    if child.returncode < 0:
-        raise StageFailed(f"{name} failed: DVC was ended by {signal.Signals(-child.returncode).name}")
-    if child.returncode:
+
+        def heard(line: str) -> None:
+            nonlocal seconds, last
+            noise.write(line)
+            if line.startswith(SECONDS):
+                seconds = float(line.removeprefix(SECONDS))
+            else:
+                last = line.rstrip()
+                log.info("%s", last)
+                terminal.progress(name, last)
+
+        code = dvc.run(name, force, heard, noise)
+    if code < 0:
+        raise StageFailed(f"{name} failed: DVC was ended by {signal.Signals(-code).name}")
+    if code:
         raise StageFailed(f"{name} failed: {words(log_path) or explained(name)}\n  (all of it: {log_path})")
     return seconds, last
-
-
-def copy(source: IO[str], target: IO[str]) -> None:
-    """Copy a stream line by line."""
-    for line in source:
-        target.write(line)
-
-
-def end(child: subprocess.Popen[str]) -> None:
-    """End a stage that is still running with everything it started: a trainer must not outlive its run."""
-    if child.poll() is not None:
-        return
-    family = psutil.Process(child.pid).children(recursive=True)
-    os.killpg(child.pid, signal.SIGTERM)
-    _, left = psutil.wait_procs(family, timeout=10)
-    for each in left:
-        each.kill()
-    child.wait()
 
 
 def explained(name: str) -> str:

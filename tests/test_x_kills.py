@@ -54,7 +54,7 @@ class Run:
         found = {}
         for each in psutil.Process(self.process.pid).children(recursive=True):
             words = " ".join(each.cmdline())
-            for name, mark in (("cli", "flows.cli"), ("dvc", "-m dvc repro"), ("trainer", "tasks.command train")):
+            for name, mark in (("cli", "flows.cli"), ("dvc", "flows.reproducer"), ("trainer", "tasks.command train")):
                 if mark in words and not words.startswith(("/bin/sh", "sh ")):
                     found[name] = each
         return found

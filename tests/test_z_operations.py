@@ -136,6 +136,7 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_monitor(ran: Minia
     console.ended(ran, console.start(ran, "monitor"))
     state = console.ended(ran, run, timeout_s=5)
     assert state["type"] == "CRASHED" and not mark.exists(), state
+    assert console.ended(ran, console.start(ran, "requalify"))["name"] == "Qualified", "its place in the queue is free"
 
 
 @pytest.fixture
