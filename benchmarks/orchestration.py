@@ -4,7 +4,8 @@
 
 In a clone of this checkout: every stage of fashion run by `engineworks run`, its servers up, and the same commands one
 after the other in a shell script without any of them, in turns, nothing cached. The deploy is left out: the script has
-none. Then a run in which all is fresh, per stage. Writes benchmarks/results/orchestration.json.
+none. Then a run in which all is fresh, per stage; what mirroring a training's curves to MLflow takes per value; and the
+training beside that mirroring and without it, in turns. Writes benchmarks/results/orchestration.json.
 """
 
 import argparse
@@ -35,6 +36,30 @@ print("\\n".join(" ".join(known[name].split()) for name in graph.stages()))
 """
 
 
+MIRROR = """
+import time
+from pathlib import Path
+from tasks.mirror import mirror, open_live_run
+columns = ["step", "seconds", *(f"m{i}" for i in range(11))]
+lines = [",".join(columns)] + [",".join(map(str, [i, i / 10, *[i / 7] * 11])) for i in range(1000)]
+run = open_live_run("orchestration", "benchmark")
+mirror(Path("warm.csv"), run, 0)
+for turn in range(5):
+    path = Path(f"curves-{turn}.csv")
+    path.write_text("\\n".join(lines) + "\\n")
+    begun = time.perf_counter()
+    mirror(path, run, 0)
+    print("MS", 1000 * (time.perf_counter() - begun) / (1000 * 12))
+"""
+TRAINING = """
+import json, shlex, subprocess, sys
+from flows.mirroring import mirrored
+with mirrored("fashion", watch=sys.argv[1] == "on"):
+    subprocess.run(shlex.split(sys.argv[2]), check=True, stdout=subprocess.DEVNULL)
+print("SECONDS", json.load(open("metrics/train/fashion.json"))["seconds"])
+"""
+
+
 def main(rounds: int) -> None:
     """Measure in turns and write what came of it."""
     with tempfile.TemporaryDirectory() as place:
@@ -59,9 +84,13 @@ def main(rounds: int) -> None:
                 print(rows[-1], flush=True)
             engineworks(here, names, "run")
             cached = [timed_run(here, names) for _ in range(rounds)]
+            said = shell(here, names, f"python -W ignore - <<'END'\n{MIRROR}\nEND")
+            mirrors = [float(line.split()[1]) for line in said.splitlines() if line.startswith("MS")]
+            train = next(command for command in commands if " train " in command)
+            trained = [{way: training(here, names, way, train) for way in ("on", "off")} for _ in range(rounds + 2)]
         finally:
             engineworks(here, names, "down")
-    write(rows, cached, len(commands) + 1)
+    write(rows, cached, len(commands) + 1, mirrors, trained)
 
 
 def engineworks(here: Path, names: dict[str, str], command: str) -> None:
@@ -111,9 +140,23 @@ def bare(here: Path, names: dict[str, str], commands: list[str]) -> float:
     return time.monotonic() - begun
 
 
-def write(rows: list[dict[str, float]], cached: list[tuple[float, float]], stages: int) -> None:
+def training(here: Path, names: dict[str, str], way: str, command: str) -> float:
+    """Return the seconds of a training, followed by MLflow or not."""
+    (here / "follow.py").write_text(TRAINING)
+    said = shell(here, names | {"PYTHONPATH": str(here)}, f"python -W ignore follow.py {way} '{command}'")
+    return float(said.partition("SECONDS")[2])
+
+
+def write(
+    rows: list[dict[str, float]],
+    cached: list[tuple[float, float]],
+    stages: int,
+    mirrors: list[float],
+    trained: list[dict[str, float]],
+) -> None:
     """Keep the figures."""
     shares = [(row["run_s"] - row["deploy_s"] - row["script_s"]) / row["run_s"] for row in rows]
+    ratios = [each["off"] / each["on"] for each in trained]
     fresh = [(whole - deploy) / stages for whole, deploy in cached]
     content = {
         "machine": machine(os.cpu_count() or 1),
@@ -122,6 +165,8 @@ def write(rows: list[dict[str, float]], cached: list[tuple[float, float]], stage
         "rows": rows,
         "share_of_run": {"median": round(median(shares), 4), "range": [round(f(shares), 4) for f in (min, max)]},
         "fresh_run_s_per_stage": {"median": round(median(fresh), 3), "range": [round(f(fresh), 3) for f in (min, max)]},
+        "mirror_ms_per_value": {"n": len(mirrors), "median": round(median(mirrors), 4), "max": round(max(mirrors), 4)},
+        "training_with_mlflow": {"n": len(ratios), "median": round(median(ratios), 4), "least": round(min(ratios), 4)},
     }
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content, indent=1))
