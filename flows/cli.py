@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, consoles, door, graph, services, terminal, tokens, turn
+from flows import addresses, consoles, door, graph, ownership, services, terminal, tokens, turn
 from flows.arguments import parser
 from tasks import budget, guard
 from tasks.mirror import without_credentials
@@ -183,6 +183,8 @@ def down() -> None:
     interrupted = turn.interrupt()
     if interrupted:
         terminal.say(f"stopped the run of {interrupted}; finished stages are kept")
+    for name in ownership.interrupt():
+        terminal.say(f"stopped what else was under way: {name}")
     stopped = services.stop()
     terminal.say(f"stopped {', '.join(stopped)}" if stopped else "nothing was up")
 

@@ -1,5 +1,6 @@
 """Which process owns a run in Prefect and MLflow; a run whose owner was killed is closed: nothing stays RUNNING."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tasks.guard import lives
 from tasks.settings import STATE
 
 RUNS = STATE / "runs"
+STOP_S = 15.0  # that a run may take to stop
 KILLED = "its process was killed"
 
 
@@ -54,6 +56,23 @@ def close_orphans() -> list[str]:
         path.unlink(missing_ok=True)
         lines.append(f"closed the run of {content['pipeline']} that was killed (process {content['pid']})")
     return lines
+
+
+def interrupt() -> list[str]:
+    """Ask every run of this checkout to stop, and end it where it does not; return their pipelines."""
+    found = []
+    for path in sorted(RUNS.glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):
+            content = json.loads(path.read_text())
+            if owner_lives(content) and content["pid"] != os.getpid():
+                found.append(content)
+    owners = [psutil.Process(content["pid"]) for content in found]
+    for owner in owners:
+        owner.terminate()
+    _, left = psutil.wait_procs(owners, timeout=STOP_S)
+    for owner in left:
+        owner.kill()
+    return sorted({content["pipeline"] for content in found})
 
 
 def owner_lives(content: dict[str, Any]) -> bool:

@@ -170,8 +170,9 @@ def tend(patient: Patient, seen: metrics.Seen) -> None:
 
 
 def replace(name: str, seen: metrics.Seen) -> None:
-    """End a server's process and all of its children at once, and start another."""
-    known, process, family = service(name), services.process(name), services.remains(name)
+    """End a server's process and all of its children at once, and start another; runs that a worker started go on."""
+    known, process = service(name), services.process(name)
+    family = services.remains(name) if known.ports else []
     for each in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()

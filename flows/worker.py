@@ -1,6 +1,7 @@
 """What runs the deployments of infra/prefect.yaml here, until stopped: `python -m flows.worker`."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def main() -> None:
     for line in clear_missed():
         print(line, flush=True)
     apply()
-    asyncio.run(ProcessWorker(work_pool_name=pool, create_pool_if_not_found=False).start())
+    with contextlib.suppress(KeyboardInterrupt):  # how `make down` ends it
+        asyncio.run(ProcessWorker(work_pool_name=pool, create_pool_if_not_found=False).start())
 
 
 def make_pool(name: str, worker: Any) -> None:
