@@ -14,7 +14,7 @@ from prefect.states import Completed, State
 from flows import addresses, drift, events, feedback, observed, ownership, receipt, services, terminal, tokens
 from flows.drift import BREACH, OK, UNKNOWN, Check
 from flows.live import ANSWER_TIMEOUT_S, OURS, of_bytes
-from flows.parameters import Pipeline, named
+from flows.parameters import OneOrAll, named
 
 SUPERVISOR = "supervisor"
 PROBES = 100  # requests of one sample, for the p99
@@ -22,7 +22,7 @@ CLIENT = f"{tokens.REALTIME}/{tokens.FIRST}"
 
 
 @flow(name="monitor", flow_run_name=named, log_prints=True)
-def monitor(pipeline: Pipeline | None = None) -> State[dict[str, Any]]:
+def monitor(pipeline: OneOrAll = None) -> State[dict[str, Any]]:
     """Look at one live pipeline, or at all; the state is Healthy, or Breached with each reason and what follows of it.
 
     Drift, and accuracy by late labels, call for a retraining, unless one began within `cooldown_h`; no right answer

@@ -10,7 +10,7 @@ from prefect.states import Completed, State
 
 from flows import events, gate, ownership, promotion, receipt, repository, sandbox, serving, terminal
 from flows.drift import BREACH, OK, UNKNOWN, Check
-from flows.parameters import Pipeline, named
+from flows.parameters import OneOrAll, named
 from flows.refusal import Refused
 from tasks import backends, passport, target
 from tasks.package import VERSION
@@ -21,7 +21,7 @@ NICE = 10  # clients go first
 
 
 @flow(name="requalify", flow_run_name=named, log_prints=True)
-def requalify(pipeline: Pipeline | None = None) -> State[dict[str, Any]]:
+def requalify(pipeline: OneOrAll = None) -> State[dict[str, Any]]:
     """Try the live version of one pipeline, or of all, in a server started now; the state is Qualified or Disqualified.
 
     A live server keeps what it loaded, so an upgrade breaks it at the next restart: this finds out before.
