@@ -62,6 +62,7 @@ def test_a_form_filled_in_wrong_starts_nothing(ran: Miniature, parameters: dict[
     assert refused.value.code in (409, 422)
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_there_is_not_fails_with_a_sentence(ran: Miniature) -> None:
     state = console.ended(ran, console.start(ran, "run", pipeline="nothing"))
     assert state["type"] == "FAILED" and "no pipeline 'nothing'; there are: fashion" in state["message"], state
@@ -77,6 +78,7 @@ def test_requalify_tries_what_is_live_and_says_so(ran: Miniature) -> None:
     assert rows["answers"]["why"].startswith("400 of 400 as at the deploy")
 
 
+@pytest.mark.slow
 def test_what_was_missed_while_nothing_was_up_runs_once(ran: Miniature) -> None:
     """A night of monitors is one monitor."""
     monitor = console.deployment(ran, "monitor")
@@ -99,7 +101,9 @@ def test_what_was_missed_while_nothing_was_up_runs_once(ran: Miniature) -> None:
     assert console.ended(ran, left[0]["id"])["type"] == "COMPLETED"
 
 
-@pytest.mark.parametrize("name", ["worker", "mlflow", "prefect"])
+@pytest.mark.parametrize(
+    "name", ["worker", *(pytest.param(each, marks=pytest.mark.slow) for each in ("mlflow", "prefect"))]
+)
 def test_what_is_killed_is_started_anew(ran: Miniature, name: str) -> None:
     before = process(ran, name)
     assert before is not None
@@ -117,6 +121,7 @@ def test_a_killed_supervisor_is_started_anew_by_the_next_monitor(ran: Miniature)
     revived(ran, "supervisor", before.pid, timeout_s=5)
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_closed_by_the_next_monitor(ran: Miniature) -> None:
     run = console.start(ran, "requalify")
     mark = ran.folder / f".state/runs/{run}.json"
@@ -166,6 +171,7 @@ def right(system: Miniature, folder: Path) -> float:
     )
 
 
+@pytest.mark.slow
 def test_the_loop_closes_by_itself(ran: Miniature, shifted: Path) -> None:
     """Shifted pictures arrive, with labels later: noticed, retrained on, live, and not retrained again at once."""
     before = json.loads((ran.folder / ".state/triton/live/fashion.json").read_text())
