@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.interval import wilson
@@ -70,6 +69,8 @@ def knobs(pipeline: str, params: dict[str, Any] | None = None) -> Knobs:
 
 def inputs(reference: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], bounds: Knobs) -> Check:
     """Compare mean and deviation of each channel of sampled inputs with the reference's: the largest KS distance."""
+    import numpy as np
+
     name = "input drift"
     kept = [row["input"] for row in rows if "input" in row]
     if len(kept) < bounds.min_samples:
@@ -88,6 +89,8 @@ def inputs(reference: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], boun
 
 def answers(reference: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], bounds: Knobs) -> list[Check]:
     """Compare the classes' shares (total variation distance) and the confidences (KS distance) with the reference's."""
+    import numpy as np
+
     names = ("class drift", "confidence drift")
     if len(rows) < bounds.min_samples:
         return [Check(name, UNKNOWN, few(len(rows), bounds.min_samples), n=len(rows)) for name in names]
@@ -128,6 +131,7 @@ def distance(before: Sequence[float], now: Sequence[float]) -> tuple[float, floa
 
 def classes(before: Mapping[str, int], now: Mapping[str, int]) -> tuple[float, float, str]:
     """Return the total variation distance of the classes' shares, its likelihood by chance, and the largest change."""
+    import numpy as np
     from scipy.stats import chi2_contingency
 
     names = [name for name in {**before, **now} if before.get(name, 0) + now.get(name, 0)]

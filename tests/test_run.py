@@ -35,7 +35,7 @@ def test_every_stage_prints_one_line(ran: Miniature) -> None:
     done = [line.split()[0] for line in ran.output.splitlines() if re.match(r"[a-z].{17}.*\d s  ", line)]
     assert done == [
         *("fetch", "prepare", "augment", "train", "export", "quantize", "build", "build", "build"),
-        *("evaluate", "measure", "select", "report", "package", "record"),
+        *("evaluate", "measure", "select", "report", "reference", "package", "record"),
     ]
 
 

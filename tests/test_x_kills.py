@@ -89,8 +89,8 @@ def gone(process: psutil.Process) -> bool:
 
 def prefect_states(system: Miniature) -> list[str]:
     """Return the states of the flow runs of this pipeline, newest first."""
-    sort = {"sort": "START_TIME_DESC", "limit": 10}
-    runs = ask(f"{system.url('PREFECT')}/api/flow_runs/filter", sort)
+    begun = {"flows": {"name": {"any_": ["run"]}}, "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}}
+    runs = ask(f"{system.url('PREFECT')}/api/flow_runs/filter", begun | {"sort": "START_TIME_DESC", "limit": 10})
     return [run["state"]["type"] for run in runs if run["name"] == "fashion"]
 
 
