@@ -1,22 +1,21 @@
 """Whether what a served network sees and says is still what it was made for: checks with value, bound and n.
 
-Two-sample tests per statistic with Bonferroni's correction, as Rabanser, Günnemann and Lipton found to serve best for
-their price ("Failing Loudly", NeurIPS 2019). Significance alone would cry at nothing, given enough samples: a distance
-has to be over its bound, too.
+Two-sample tests per statistic with Bonferroni's correction, one of the ways that Rabanser, Günnemann and Lipton compare
+("Failing Loudly", NeurIPS 2019). Significance alone would cry at nothing, given enough samples: a distance has to be
+over its bound, too.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.checks import BREACH, OK, UNKNOWN, Check
 from tasks.interval import wilson
 from tasks.params import PARAMS, block, checked, read
 
 CHANCE = 0.001  # that an unchanged input is called changed, of all tests of a check together
-OK, BREACH, UNKNOWN = "ok", "breach", "not judged"
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=10, le=1_000_000)]
 
@@ -33,31 +32,6 @@ class Knobs(BaseModel):
     max_accuracy_drop: Share
     max_p99_ms: Annotated[float, Field(gt=0, le=1e6)]
     cooldown_h: Annotated[float, Field(ge=0, le=8760)]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question to a live pipeline, and what came of it; `why` is a sentence for people."""
-
-    name: str
-    verdict: str
-    why: str
-    value: float | None = None
-    bound: float | None = None
-    n: int = 0
-
-    def row(self) -> dict[str, Any]:
-        """Return it as a row of a table."""
-        value = "-" if self.value is None else f"{self.value:.4g}"
-        bound = "-" if self.bound is None else f"{self.bound:g}"
-        return {
-            "check": self.name,
-            "verdict": self.verdict,
-            "value": value,
-            "bound": bound,
-            "n": self.n,
-            "why": self.why,
-        }
 
 
 def knobs(pipeline: str, params: dict[str, Any] | None = None) -> Knobs:

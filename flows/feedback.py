@@ -21,8 +21,7 @@ SHOWN = 5
 def feed(pipeline: str, folder: Path) -> int:
     """Take in files that people have labelled, `FOLDER/<class>/file`; print how the live version did; return 0."""
     classes = gate.classes(pipeline)
-    if receipt.read(pipeline) is None:
-        raise ValueError(f"nothing of {pipeline} is live; deploy it first: engineworks run {pipeline}")
+    receipt.demand(pipeline)
     paths = labelled(folder, classes)
     every = services.known()
     services.start(every)

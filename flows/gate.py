@@ -48,7 +48,7 @@ def admit(pipeline: str, engine: str) -> None:
     """Raise `Refused` where the packaged engine's passport does not let it into this server, or names another input."""
     preprocess, inference = (package(pipeline) / "repository" / name / VERSION for name in parts(pipeline))
     file = inference / f"engine{backends.backend(engine.split('-')[0]).SUFFIX}"
-    verdict = passport.check(file, target.target() | {"versions": target.versions() | serving.versions()})
+    verdict = judged(file)
     reasons = [f"check: {reason}" for reason in verdict.reasons]
     if verdict.answer == "rebuild":
         reasons.append(f"check: run {verdict.command}")
@@ -59,6 +59,11 @@ def admit(pipeline: str, engine: str) -> None:
             reasons = ["check: the package preprocesses otherwise than the engine was calibrated and judged with"]
     if reasons:
         raise Refused(reasons)
+
+
+def judged(engine: Path) -> passport.Verdict:
+    """Ask an engine's passport about this machine and the server's libraries."""
+    return passport.check(engine, target.target() | {"versions": target.versions() | serving.versions()})
 
 
 def knobs(pipeline: str, params: dict[str, Any] | None = None) -> Knobs:

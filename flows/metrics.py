@@ -62,7 +62,7 @@ class State:
         restarts = CounterMetricFamily(
             "engineworks_restarts", "Processes that the supervisor started anew, since its own start", None, ["service"]
         )
-        for service in (*(replica.name for replica in self.replicas), "door", *services.CONSOLES):
+        for service in (*(replica.name for replica in self.replicas), "door", *services.REVIVED):
             restarts.add_metric([service], self.seen.restarts[service])
         yield from (up, restarts, *self.canaries(), *self.champions())
 

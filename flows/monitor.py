@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows import addresses, drift, events, feedback, observed, ownership, receipt, services, terminal, tokens
-from flows.drift import BREACH, OK, UNKNOWN, Check
+from flows.checks import BREACH, OK, UNKNOWN, Check, reasons, table
 from flows.live import ANSWER_TIMEOUT_S, OURS, of_bytes
 from flows.parameters import OneOrAll, named
 
@@ -50,13 +49,10 @@ def revived() -> list[str]:
 
 def looked_after(pipeline: str) -> list[str]:
     """Check a live pipeline, leave a table on the run, tell who has to know; return a sentence for each breach."""
-    left = receipt.read(pipeline)
-    if left is None:
-        raise ValueError(f"nothing of {pipeline} is live; deploy it first: engineworks run {pipeline}")
+    left = receipt.demand(pipeline)
     bounds = drift.knobs(pipeline)
     drifts, faults = list(changes(pipeline, left, bounds)), probed(pipeline, bounds)
-    key, title = pipeline.replace("_", "-"), f"{pipeline}, version {left['version']}, {left['engine']}"
-    create_table_artifact([each.row() for each in (*faults, *drifts)], key=f"monitor-{key}", description=title)
+    table("monitor", pipeline, left, [*faults, *drifts])
     said = []
     if broken := reasons(pipeline, faults):
         events.alert(pipeline, broken)
@@ -110,17 +106,6 @@ def probed(pipeline: str, bounds: drift.Knobs) -> list[Check]:
     return [
         Check("canary", BREACH if wrong else OK, said, n=PROBES),
         Check("latency", BREACH if p99 > bounds.max_p99_ms else OK, slow, p99, bounds.max_p99_ms, PROBES),
-    ]
-
-
-def reasons(pipeline: str, checks: list[Check]) -> list[str]:
-    """Say of each broken bound: rule, value, bound, n."""
-    return [
-        f"{pipeline}: {each.name}: {each.why}"
-        + (f"; bound {each.bound:g}" if each.bound is not None else "")
-        + f" (n={each.n:,})"
-        for each in checks
-        if each.verdict == BREACH
     ]
 
 

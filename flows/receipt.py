@@ -21,6 +21,14 @@ def read(pipeline: str) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
+def demand(pipeline: str) -> dict[str, Any]:
+    """Return the receipt of what is live; `ValueError` where nothing is."""
+    left = read(pipeline)
+    if left is None:
+        raise ValueError(f"nothing of {pipeline} is live; deploy it first: engineworks run {pipeline}")
+    return left
+
+
 def write(pipeline: str, receipt: dict[str, Any], test: str, labels: list[str], before: Files) -> None:
     """Leave a receipt and the labels that the live version gave to the test set whose digest is `test`.
 

@@ -4,15 +4,14 @@ import shutil
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows import events, gate, ownership, promotion, receipt, repository, sandbox, serving, terminal
-from flows.drift import BREACH, OK, UNKNOWN, Check
+from flows.checks import BREACH, OK, UNKNOWN, Check, reasons, table
 from flows.parameters import OneOrAll, named
 from flows.refusal import Refused
-from tasks import backends, passport, target
+from tasks import backends
 from tasks.package import VERSION
 from tasks.settings import STATE
 
@@ -39,17 +38,12 @@ def requalify(pipeline: OneOrAll = None) -> State[dict[str, Any]]:
 
 def tried(pipeline: str) -> list[str]:
     """Check a pipeline's live version, leave a table on the run, alert where it fails; return the failures."""
-    left = receipt.read(pipeline)
-    if left is None:
-        raise ValueError(f"nothing of {pipeline} is live; deploy it first: engineworks run {pipeline}")
+    left = receipt.demand(pipeline)
     checks = [admitted(pipeline, left)]
     if checks[0].verdict == OK:
         checks += served(pipeline, left)
-    title = f"{pipeline}, version {left['version']}, {left['engine']}, on what is installed now"
-    create_table_artifact(
-        [each.row() for each in checks], key=f"requalify-{pipeline.replace('_', '-')}", description=title
-    )
-    broken = [f"{pipeline}: {each.name}: {each.why}" for each in checks if each.verdict == BREACH]
+    table("requalify", pipeline, left, checks)
+    broken = reasons(pipeline, checks)
     if broken:
         events.alert(pipeline, broken)
     for line in broken:
@@ -61,9 +55,7 @@ def admitted(pipeline: str, left: dict[str, Any]) -> Check:
     """Ask the engine's passport about this machine and the server's versions."""
     backend = backends.backend(left["engine"].split("-")[0])
     folder = serving.MODELS / repository.names(pipeline, left["version"])[1] / VERSION
-    verdict = passport.check(
-        folder / f"engine{backend.SUFFIX}", target.target() | {"versions": target.versions() | serving.versions()}
-    )
+    verdict = gate.judged(folder / f"engine{backend.SUFFIX}")
     said = "; ".join(verdict.reasons) or "may run here"
     return Check("passport", OK if verdict.answer == "load" else BREACH, said)
 

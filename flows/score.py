@@ -41,8 +41,7 @@ def check(pipeline: str, folder: Path, out: Path) -> None:
         raise ValueError(f"--out {out}: the answers are written to one file; name it like answers.parquet")
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--out {out}: lies in {folder}, and would be scored itself next time; put it elsewhere")
-    if receipt.read(pipeline) is None:
-        raise ValueError(f"nothing of {pipeline} is live; deploy it first: engineworks run {pipeline}")
+    receipt.demand(pipeline)
 
 
 @flow(name="score", flow_run_name="score-{pipeline}")

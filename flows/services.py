@@ -24,7 +24,7 @@ LOGS = settings.STATE / "logs"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 FIRST = ("worker", "supervisor")  # to be stopped
-CONSOLES = ("prefect", "mlflow", "worker")  # that the supervisor starts anew where their process is gone
+REVIVED = ("prefect", "mlflow", "worker")  # that the supervisor starts anew where their process is gone
 
 
 @dataclass(frozen=True)

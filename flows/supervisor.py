@@ -39,7 +39,7 @@ def main() -> None:
     care["versions"] = Retirement().attend
     care |= {each.name: partial(attend, each, Patient(each.name), seen) for each in every}
     care["door"] = partial(tend_door, Patient("door"), seen)
-    care |= {name: partial(tend, Patient(name), seen) for name in services.CONSOLES}
+    care |= {name: partial(tend, Patient(name), seen) for name in services.REVIVED}
     while True:
         time.sleep(PERIOD_S)
         for name, look in care.items():

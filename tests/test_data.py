@@ -149,6 +149,26 @@ def test_the_seed_reaches_dali(prepared: Path) -> None:
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_training_of_one_batch_an_epoch_goes_on_where_it_was(prepared: Path, epochs: int) -> None:
+    from tasks.problems.classification import data
+
+    spec = json.loads((prepared / "spec.json").read_text())
+
+    def loader() -> data.Batches:
+        return data.loader(prepared, "train", spec, spec["counts"]["train"], STILL | {"flip": {"probability": 0.5}}, 1)
+
+    def drawn(batches: data.Batches) -> list[bytes]:
+        return [x.numpy().tobytes() for x, _ in batches]
+
+    whole, begun, resumed = loader(), loader(), loader()
+    expected = [drawn(whole) for _ in range(epochs + 1)]
+    assert [len(epoch) for epoch in expected] == [1] * (epochs + 1)
+    assert [drawn(begun) for _ in range(epochs)] == expected[:-1]
+    resumed.load_state_dict(begun.state_dict())
+    assert drawn(resumed) == expected[-1] != expected[0]
+
+
 def test_validation_batches_hold_every_sample_once_and_equal_the_servers(prepared: Path) -> None:
     from tasks.problems.classification import data
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flows import drift
-from flows.drift import BREACH, OK, UNKNOWN
+from flows.checks import BREACH, OK, UNKNOWN
 from tasks import reference
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -39,10 +39,10 @@ class Batches:
 
     def __init__(self, *graph: Any) -> None:
         self.graph, self.training = graph, graph[4] is not None
-        self.before = self.after = b""  # DALI's checkpoints around the batch given last
         self.given, self.resumed = 0, False  # batches given in this epoch; whether the next walk goes on with it
         self.waited = 0.0  # seconds that those who asked for a batch waited for it, in all
         self.iterator = self.walk(None)
+        self.before = self.after = self.checkpoint()  # DALI's around the batch given last
 
     def walk(self, checkpoint: bytes | None) -> Any:
         """Return DALI's iterator over the graph, from its start or from a checkpoint."""
@@ -72,8 +72,11 @@ class Batches:
         (batch,) = next(batches, (None,))
         if batch is None:
             return None
-        (checkpoint,) = self.iterator.checkpoints() if self.training else (b"",)
-        return batch["x"], batch["y"].squeeze(-1).long(), checkpoint
+        return batch["x"], batch["y"].squeeze(-1).long(), self.checkpoint()
+
+    def checkpoint(self) -> bytes:
+        """Return DALI's own, behind the batch that it gave last; nothing for validation, which starts afresh."""
+        return bytes(self.iterator.checkpoints()[0]) if self.training else b""
 
     def settled(self, fetched: Future[Any]) -> Any:
         """Return what was fetched; note how long that took."""
