@@ -20,14 +20,19 @@ KILLED = "its process was killed"
 
 @contextmanager
 def owned(flow_run_id: str, pipeline: str) -> Iterator[None]:
-    """While the body runs, say on disk that this process owns a flow run; afterwards nobody needs to know."""
+    """While the body runs, say on disk that this process owns a flow run; afterwards nobody needs to know.
+
+    One that was told to stop may not get to tell Prefect, whose server stops, too: its mark stays, to be closed.
+    """
     content = {"pid": os.getpid(), "created": psutil.Process().create_time(), "pipeline": pipeline}
     path = RUNS / f"{flow_run_id}.json"
     atomic.write_json(path, content)
     try:
         yield
-    finally:
+    except Exception:
         path.unlink()
+        raise
+    path.unlink()
 
 
 def note_live_run(run_id: str) -> None:
@@ -48,13 +53,14 @@ def close_orphans() -> list[str]:
             continue
         if owner_lives(content):
             continue
-        crash(path.stem)
+        closed = crash(path.stem)
         if "mlflow_run_id" in content:
             from tasks.mirror import end_live_run
 
             end_live_run(content["mlflow_run_id"], "KILLED", KILLED)
         path.unlink(missing_ok=True)
-        lines.append(f"closed the run of {content['pipeline']} that was killed (process {content['pid']})")
+        if closed:
+            lines.append(f"closed the run of {content['pipeline']} that was killed (process {content['pid']})")
     return lines
 
 
@@ -84,8 +90,8 @@ def owner_lives(content: dict[str, Any]) -> bool:
         return False
 
 
-def crash(flow_run_id: str) -> None:
-    """Mark a flow run, its task runs and the flow runs below it as Crashed where Prefect still thinks they run."""
+def crash(flow_run_id: str) -> bool:
+    """Mark a flow run, its tasks and the flow runs below as Crashed where Prefect thinks they run; tell if it did."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
@@ -99,7 +105,7 @@ def crash(flow_run_id: str) -> None:
         try:
             run = client.read_flow_run(flow_run_id)
         except ObjectNotFound:
-            return  # Prefect's database is another one now
+            return False  # Prefect's database is another one now
         below = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
         )
@@ -108,5 +114,7 @@ def crash(flow_run_id: str) -> None:
             for task in tasks:
                 if task.state is not None and not task.state.is_final():
                     client.set_task_run_state(task.id, Crashed(message=KILLED), force=True)
-            if each.state is not None and not each.state.is_final():
-                client.set_flow_run_state(each.id, Crashed(message=KILLED), force=True)
+        open_ones = [each for each in (*below, run) if each.state is not None and not each.state.is_final()]
+        for each in open_ones:
+            client.set_flow_run_state(each.id, Crashed(message=KILLED), force=True)
+    return bool(open_ones)

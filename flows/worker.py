@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, services
+from flows import addresses, ownership, services
 
 DEPLOYMENTS = Path("infra", "prefect.yaml")
 DEFAULTS = {"ENGINEWORKS_POOL": "engineworks", "ENGINEWORKS_CRON": "0 3 * * *"}  # every night at three, UTC
@@ -20,7 +20,7 @@ POLL_S = "5"  # between two looks for due runs
 
 
 def main() -> None:
-    """Apply the deployments, clear what was missed while nothing was up, and work."""
+    """Close what was killed, clear what was missed while nothing was up, apply the deployments, and work."""
     addresses.adopt()
     here = {"ENGINEWORKS_CHECKOUT": str(Path.cwd()), "PREFECT_WORKER_QUERY_SECONDS": POLL_S}
     for name, value in (DEFAULTS | here).items():
@@ -32,7 +32,7 @@ def main() -> None:
 
     pool = os.environ["ENGINEWORKS_POOL"]
     make_pool(pool, ProcessWorker)
-    for line in clear_missed():
+    for line in [*ownership.close_orphans(), *clear_missed()]:
         print(line, flush=True)
     apply()
     with contextlib.suppress(KeyboardInterrupt):  # how `make down` ends it

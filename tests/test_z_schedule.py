@@ -18,9 +18,8 @@ EVERY_10_S = "* * * * * */10"  # seconds come last
 
 @pytest.fixture(scope="module")
 def scheduled(ran: Miniature) -> Iterator[Miniature]:
-    """Serve the deployment with a short cron."""
-    stop = "from flows.services import end, process; end([process('worker')])"
-    done = ran.shell(f".venv/bin/python -c \"{stop}\" && ENGINEWORKS_CRON='{EVERY_10_S}' make up")
+    """Serve the deployment with a short cron; the supervisor would start a worker anew with the cron as it was."""
+    done = ran.shell(f"make down && ENGINEWORKS_CRON='{EVERY_10_S}' make up")
     assert done.returncode == 0, done.stdout
     yield ran
     ran.shell("make down; source .venv/bin/activate; dvc repro --quiet record@fashion")  # what it left undone
@@ -29,9 +28,10 @@ def scheduled(ran: Miniature) -> Iterator[Miniature]:
 def next_state(system: Miniature, after: set[str], timeout_s: float) -> tuple[dict[str, Any], set[str]]:
     """Wait for a scheduled run that is not known yet to end; return its state and the runs known now."""
     api, deadline = f"{system.url('PREFECT')}/api", time.monotonic() + timeout_s
-    wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
+    ended = {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}
+    wanted = {"flows": {"name": {"any_": ["run"]}}, "flow_runs": ended}
     while time.monotonic() < deadline:
-        runs = [run for run in ask(f"{api}/flow_runs/filter", wanted) if run["deployment_id"]]
+        runs = [run for run in ask(f"{api}/flow_runs/filter", wanted) if run["auto_scheduled"]]
         new = [run for run in runs if run["id"] not in after]
         if new:
             return min(new, key=lambda run: run["start_time"])["state"], {run["id"] for run in runs}
@@ -77,3 +77,9 @@ def test_the_schedule_fires_says_nothing_new_starts_on_new_data_and_down_stops_i
     done = dropped.shell("make down")
     assert "stopped the run of fashion" in done.stdout and "prefect" in done.stdout, done.stdout
     assert subprocess.run(["pgrep", "-f", str(dropped.folder)], capture_output=True).stdout == b""
+    assert dropped.shell("make up").returncode == 0
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    deadline = time.monotonic() + 60
+    while left := [run["name"] for run in ask(f"{dropped.url('PREFECT')}/api/flow_runs/filter", running)]:
+        assert time.monotonic() < deadline, f"still running, says Prefect: {left}"
+        time.sleep(0.5)
