@@ -29,7 +29,9 @@ def table(flow: str, pipeline: str, left: dict[str, Any], checks: list[Check]) -
     """Leave the checks of a live version, known by its receipt, on the Prefect run."""
     from prefect.artifacts import create_table_artifact
 
-    title = f"{pipeline}, version {left['version']}, {left['engine']}"
+    verdicts = [each.verdict for each in checks]
+    came = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in (OK, BREACH, UNKNOWN) if kind in verdicts)
+    title = f"{pipeline}, version {left['version']}, {left['engine']}: {came}"
     key = f"{flow}-{pipeline.replace('_', '-')}"
     create_table_artifact([each.row() for each in checks], key=key, description=title)
 

@@ -155,7 +155,7 @@ def summarise(pipeline: str, result: dict[str, Any], seconds: float) -> int:
     terminal.say()
     terminal.say("\n".join(budget.lines(receipt["budget"])))
     terminal.say()
-    for name, link in consoles.links().items():
+    for name, link in consoles.links(pipeline).items():
         terminal.say(f"{name:<8}{link}")
     terminal.say(f"{'Report':<8}models/report/{pipeline}.html")
     sample, kind = example(pipeline)

@@ -11,7 +11,6 @@ from tasks.ledger import PAGE
 from tasks.mirror import RUN_KEY, connect, tagged, without_credentials
 
 TRAINING = "?workflowType=machine_learning"  # else MLflow opens on its pages for chat bots
-RUNS_PAGE = f"/#/experiments{TRAINING}"
 
 
 def prefect() -> list[str]:
@@ -36,12 +35,14 @@ def mlflow_environment() -> dict[str, str]:
     return os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
 
-def links() -> dict[str, str]:
-    """Return the addresses that people open."""
+def links(pipeline: str | None = None) -> dict[str, str]:
+    """Return the addresses that people open; of MLflow the runs of a pipeline, else the list of all."""
     inherited = addresses.inherited()
+    mlflow = without_credentials(inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}"))
+    place = f"/{connect(pipeline)[1]}/runs" if pipeline else ""
     return {
         "Prefect": inherited.get("PREFECT_API_URL", f"http://{addresses.address('PREFECT')}").removesuffix("/api"),
-        "MLflow": inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}{RUNS_PAGE}"),
+        "MLflow": f"{mlflow.rstrip('/')}/#/experiments{place}{TRAINING}" if mlflow.startswith("http") else mlflow,
         "Door": f"http://{addresses.address('HTTP')}",
     }
 

@@ -50,6 +50,11 @@ class Graph:
         """Say why a stage that DVC calls fresh counts nothing on this machine; None where it counts."""
         return foreign(self.repo, stage)
 
+    def takes_gpu(self, stage: str) -> bool:
+        """Tell whether a stage takes all of a GPU where there is one, as its `meta` in dvc.yaml says."""
+        found = next(each for each in self.repo.index.stages if each.addressing == stage)
+        return bool((found.meta or {}).get("gpu"))
+
     def close(self) -> None:
         """Let go of DVC's files."""
         self.repo.close()

@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import consoles, ownership, terminal, turn
+from flows import consoles, outages, ownership, slots, terminal, turn
 from flows.deploy import UNCHANGED, deploy
 from flows.graph import Graph, preview
 from flows.mirroring import mirrored
@@ -38,8 +38,10 @@ def run(pipeline: Pipeline = "fashion") -> State[dict[str, Any]]:
 
         heal(pipeline)
         selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
+        outages.ride_out()
         report(pipeline, selection)
         outcome = deploy(pipeline, return_state=True)
+        outages.ride_out()
     receipt = outcome.result()
     numbers = {"executed": executed, "computing": computing, "seconds": time.monotonic() - started}
     nothing = not executed and outcome.name == UNCHANGED
@@ -52,6 +54,7 @@ def run(pipeline: Pipeline = "fashion") -> State[dict[str, Any]]:
 
 def conduct(pipeline: str) -> tuple[float, list[str]]:
     """Bring the stages up to date one by one; return the seconds of their own computing and which ones ran."""
+    slots.create()
     computing, executed = 0.0, []
     graph = Graph(pipeline)
     dvc = Reproducer(os.environ | {"PREFECT__FLOW_RUN_ID": str(flow_run.id), CONDUCTOR: str(os.getpid())})
@@ -59,8 +62,9 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
         for name in graph.stages():
             foreign = graph.foreign(name)
             fresh = foreign is None and graph.is_fresh(name)
+            outages.ride_out()
             with mirrored(pipeline, watch=not fresh):
-                state = stage(name, fresh, foreign is not None, dvc, return_state=True)
+                state = stage(name, fresh, foreign is not None, dvc, graph.takes_gpu(name), return_state=True)
                 seconds = state.result()
             if state.name != "Cached":
                 computing += seconds
@@ -78,8 +82,10 @@ def report(pipeline: str, selection: dict[str, Any]) -> None:
     columns = ("engine", "accuracy", "low", "high", "p50_ms", "p99_ms", "images_per_s", "size_bytes", "verdict")
     rows = [{column: row.get(column, "-") for column in columns} for row in selection["rows"]]
     key = pipeline.replace("_", "-")
-    title = f"Engines of {pipeline}: {selection['objective']} decides"
-    create_table_artifact(rows, key=f"engines-{key}", description=title)
     page = consoles.report_page(pipeline)
     link = f"[The run's report]({page})" if page else f"The run's report is `models/report/{pipeline}.html`."
-    create_markdown_artifact(f"{link}\n\n```\n{terminal.table(selection['rows'])}\n```", key=f"report-{key}")
+    title = f"Engines of {pipeline}: {selection['objective']} decides"
+    create_table_artifact(rows, key=f"engines-{key}", description=f"{title}. {link}")
+    create_markdown_artifact(
+        f"{link}\n\n```\n{terminal.table(selection['rows'])}\n```", key=f"report-{key}", description=link
+    )

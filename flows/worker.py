@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows import addresses, ownership, services
+from flows import addresses, ownership, services, slots
 
 DEPLOYMENTS = Path("infra", "prefect.yaml")
 DEFAULTS = {"ENGINEWORKS_POOL": "engineworks", "ENGINEWORKS_CRON": "0 3 * * *"}  # every night at three, UTC
@@ -32,6 +32,7 @@ def main() -> None:
 
     pool = os.environ["ENGINEWORKS_POOL"]
     make_pool(pool, ProcessWorker)
+    slots.create()
     for line in [*ownership.close_orphans(), *clear_missed()]:
         print(line, flush=True)
     apply()

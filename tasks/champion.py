@@ -19,6 +19,8 @@ ALIAS, BEFORE, NEXT = "champion", "previous", "candidate"
 CODE = Path(__file__).parents[1] / "infra" / "mlflow" / "model.py"
 PACKAGE = "package"  # tag of a run: SHA-256 of the packaged model repository
 NOT_LIVE = "not_deployed"  # tag of a run: why its package did not go live
+MODEL_VERSIONS = "mlflow.modelVersions"  # by which MLflow's page of models leads to the registry
+WHO = "`champion` serves, `previous` did before it, `candidate` was recorded last."
 RECEIPTS = Path("models/record")
 
 
@@ -84,7 +86,9 @@ def version_of(client: "MlflowClient", pipeline: str, run_id: str) -> str | None
     return str(max(numbers)) if numbers else None
 
 
-def register(client: "MlflowClient", pipeline: str, run: "Run", engine: Path, tags: dict[str, str]) -> str:
+def register(
+    client: "MlflowClient", pipeline: str, run: "Run", engine: Path, tags: dict[str, str], description: str
+) -> str:
     """Store a packaged engine as a model that `mlflow.pyfunc` loads, and register it as candidate; return its number.
 
     `engine` is the folder that the server runs: the engine, its passport, its backend's file and the facts.
@@ -101,11 +105,15 @@ def register(client: "MlflowClient", pipeline: str, run: "Run", engine: Path, ta
     model = client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     if not client.search_registered_models(f"name = '{pipeline}'"):
-        client.create_registered_model(pipeline)
+        client.create_registered_model(pipeline, description=WHO)
     # Without a server, `models:/...` would be looked up in MLflow's global store, which need not be this client's.
     database = local_database(settings.tracking_uri())
     source = model.artifact_location if database else f"models:/{model.model_id}"
-    created = client.create_model_version(pipeline, source, run_id, tags=tags, model_id=model.model_id)
+    created = client.create_model_version(
+        pipeline, source, run_id, tags, description=description, model_id=model.model_id
+    )
+    known = json.dumps([{"name": pipeline, "version": str(created.version)}])
+    client.set_logged_model_tags(model.model_id, {MODEL_VERSIONS: known})
     client.set_registered_model_alias(pipeline, NEXT, str(created.version))
     return str(created.version)
 

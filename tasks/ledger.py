@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 LONGEST_PARAM = 6000  # characters that MLflow takes
+LONGEST_DIGEST = 36
 PAGE = "report.html"
 HEADLINES = ("accuracy", "p50_ms", "p99_ms", "images_per_s", "size_bytes")  # of the chosen engine, on the run itself
 TABLE = {
@@ -46,6 +47,7 @@ def fill(
     best: dict[str, Any] = next((row for row in select["rows"] if row["engine"] == select["chosen"]), {})
     metrics = [*scalars(found, stamp), *scalars({name: best.get(name) for name in HEADLINES}, stamp)]
     log(client, run.info.run_id, metrics, texts(params), tags | {"mlflow.note.content": markdown(select["rows"])})
+    name_data(client, run.info.run_id, pipeline, tags["data_hash"], found["prepare/spec"])
     attach(client, run.info.run_id, deps, found)
     engines: dict[str, Any] = {}
     for name, report in found.items():
@@ -56,9 +58,20 @@ def fill(
     if select["chosen"]:
         own = {"engine": select["chosen"], "sha256": engines[select["chosen"]]["sha256"], RUN_KEY: tags[RUN_KEY]}
         packaged = deps["package"] / found["package"]["engine_folder"]
-        number = version_of(client, pipeline, run.info.run_id) or register(client, pipeline, run, packaged, own)
+        said = ", ".join(f"{name} {TABLE[name].format(best[name])}" for name in HEADLINES if best.get(name) is not None)
+        number = version_of(client, pipeline, run.info.run_id) or register(client, pipeline, run, packaged, own, said)
     client.set_terminated(run.info.run_id, "FINISHED")
     return number
+
+
+def name_data(client: "MlflowClient", run_id: str, pipeline: str, digest: str, spec: dict[str, Any]) -> None:
+    """Say which data a run was trained on, as MLflow's pages filter runs by."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    source = json.dumps({"uri": f"data/prepare/{pipeline}"})
+    data = Dataset(pipeline, digest[:LONGEST_DIGEST], "local", source, profile=json.dumps(spec["counts"]))
+    client.log_inputs(run_id, [DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
 
 
 def attach(client: "MlflowClient", run_id: str, deps: dict[str, Path], found: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ FINGERPRINT = "engineworks.fingerprint"
 RUN_KEY = "run_key"
 FAILURE = "failure"  # tag of a run whose training did not end: why
 LONGEST_TAG = 5000  # characters
+NOTE = {"mlflow.note.content": "One run a set of inputs, with a nested run for each engine."}
 DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print credentials, too
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -108,7 +109,7 @@ def connect(pipeline: str) -> "tuple[MlflowClient, str]":
             f"MLflow at {without_credentials(uri)}: {reason}; start it or set MLFLOW_TRACKING_URI"
         ) from None
     if experiment is None:
-        return client, client.create_experiment(pipeline, artifact_location=artifact_location(uri, pipeline))
+        return client, client.create_experiment(pipeline, artifact_location(uri, pipeline), NOTE)
     if local_database(uri) and experiment.artifact_location.startswith("mlflow-artifacts:"):
         raise ValueError(f"experiment '{pipeline}' was made through a server: set MLFLOW_TRACKING_URI to its address")
     if experiment.lifecycle_stage == "deleted":

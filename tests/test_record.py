@@ -94,6 +94,8 @@ def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNames
     assert run.data.metrics["evaluate/onnxruntime-fp32/per_class/T-shirt_top _b_"] == 0.92
     assert run.data.tags["verdict"] == "passed" and run.data.tags["flow_run_id"] == "flow-1"
     assert "| onnxruntime-fp32 | 0.9100 | 0.50 |" in run.data.tags["mlflow.note.content"]
+    (data,) = [each.dataset for each in run.inputs.dataset_inputs]
+    assert data.name == "toy" and run.data.tags["data_hash"].startswith(data.digest) and '"train": 8' in data.profile
     assert {file.path for file in client.list_artifacts(run.info.run_id, "pictures/curves")} == {
         "pictures/curves/curves.png"
     }
@@ -110,6 +112,14 @@ def test_a_run_holds_params_metrics_tags_files_and_engines(recorded: SimpleNames
     kept = client.list_artifacts(nested["tensorrt_rtx-fp32"].info.run_id)
     assert [file.path for file in kept] == ["fp32.engine", "passport.json"]
     assert nested["tensorrt_rtx-fp32"].data.params["versions.onnxruntime"] == version("onnxruntime")
+
+
+def test_the_model_page_says_what_a_version_is_and_leads_to_the_registry(recorded: SimpleNamespace) -> None:
+    client, number = mirror.new_client(), model_version(recorded.receipt)
+    found = client.get_model_version("toy", number)
+    assert found.description.startswith("accuracy 0.9100, p50_ms 0.50")
+    (model,) = client.search_logged_models([runs()[0].info.experiment_id], f"source_run_id = '{found.run_id}'")
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "toy", "version": number}]
 
 
 def test_recording_twice_changes_nothing(recorded: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
