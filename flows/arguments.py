@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     scored.add_argument("pipeline")
     scored.add_argument("folder", type=Path)
     scored.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    scored.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="engines on a Ray cluster instead")
     linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
     linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
     tune = commands.add_parser("tune", help="the knobs that serve the most requests within a p99; servers for a load")

@@ -5,7 +5,6 @@ max_queue_size alone, makes a request that arrives during another wait for up to
 door holds bulk work back: its class may have few requests under way.
 """
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,30 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from flows import addresses, incoming, tokens
+from flows import addresses, tokens
+from flows.reading import Row, reader
 from flows.replicas import knobs as serving_knobs
-from tasks.command import workload_of
-from tasks.params import PARAMS, block, checked, read
-from tasks.workload import part
+from tasks.params import block, read
 
 BULK = f"{tokens.THROUGHPUT}/{tokens.BULK}"
 PATIENCE_S = 120.0  # without any answer; the supervisor replaces a server within 60 s
 PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before a request is sent again, twice as long each time
-HEADER_BYTES = 100_000  # of a message beside the files: names, shapes, lengths
 ITS_OWN_FAULT = "INVALID_ARGUMENT"
 HOPELESS = ("UNAUTHENTICATED", "UNIMPLEMENTED", "PERMISSION_DENIED")
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of a file: its path below the folder and either an answer or an error; scores are float32."""
-
-    path: str
-    label: str | None = None
-    confidence: float | None = None
-    scores: Any = None
-    version: int | None = None  # of the deploy that answered, by the server's own word
-    error: str | None = None
 
 
 @dataclass
@@ -56,10 +41,7 @@ class Bulk:
         section, knobs = block(self.pipeline, read()), serving_knobs()
         self.in_flight = knobs.throughput.max_in_flight
         self.batch = min(knobs.throughput.batch, section["package"]["max_batch_size"])
-        self.source = part(workload_of(section), "source")
-        self.input = checked(self.source.Input, section["prepare"]["input"], f"{PARAMS}: {self.pipeline}.prepare.input")
-        self.kind, self.home = section["modality"], self.folder.resolve()
-        self.room = knobs.max_body_mb * 2**20 - HEADER_BYTES
+        self.kind, self.reader = section["modality"], reader(self.pipeline, self.folder)
         self.client = triton.InferenceServerClient(addresses.address("GRPC"))
         self.headers = {"authorization": f"Bearer {tokens.keys()[BULK]}"}
         self.turns = threading.Semaphore(self.in_flight)
@@ -77,32 +59,17 @@ class Bulk:
         size = 0
         for path in paths:
             try:
-                data = self.sound(path)
+                data = self.reader.sound(path)
             except ValueError as error:
-                refused[path] = Row(self.name(path), error=str(error))
+                refused[path] = Row(self.reader.name(path), error=str(error))
                 continue
-            if request and size + len(data) > self.room:
+            if request and size + len(data) > self.reader.room:
                 yield request
                 request, size = {}, 0
             request[path] = data
             size += len(data) + 4
         if request:
             yield request
-
-    def sound(self, path: Path) -> bytes:
-        """Return a file's bytes; `ValueError` says, as prepare would, why it can't be used."""
-        known = hasattr(self.source, "obstacle")  # a modality may know more than that a file is no pipe
-        problem = self.source.obstacle(path, self.home) if known else incoming.obstacle(path)
-        if problem:
-            raise ValueError(problem)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"can't be read: {error.strerror}") from None
-        if len(data) + 4 > self.room:
-            raise ValueError(f"{len(data):,} bytes, more than one message may hold ({self.room:,}): save it smaller")
-        self.source.decode(data, self.input)
-        return data
 
     def answers(self, request: dict[Path, bytes]) -> dict[Path, Row]:
         """Return a row per file; the server refuses a message as a whole, so a bad file is found by halving it."""
@@ -111,11 +78,11 @@ class Bulk:
             version = int(reply.get_response().model_version)
             labels, scores = reply.as_numpy("label").ravel(), reply.as_numpy("scores")
             return {
-                path: Row(self.name(path), label.decode(), float(each.max()), each, version)
+                path: Row(self.reader.name(path), label.decode(), float(each.max()), each, version)
                 for path, label, each in zip(request, labels, scores, strict=True)
             }
         if len(request) == 1:
-            return {path: Row(self.name(path), error=reply) for path in request}
+            return {path: Row(self.reader.name(path), error=reply) for path in request}
         items, middle = list(request.items()), len(request) // 2
         return self.answers(dict(items[:middle])) | self.answers(dict(items[middle:]))
 
@@ -136,12 +103,10 @@ class Bulk:
             if ITS_OWN_FAULT in status:
                 return said.removeprefix(f"in ensemble '{self.pipeline}', ")
             if any(each in status for each in HOPELESS) or time.monotonic() - begun > PATIENCE_S:
-                waited = f"for {time.monotonic() - begun:.0f} s the answer for {self.name(next(iter(request)))} was: "
+                waited = (
+                    f"for {time.monotonic() - begun:.0f} s the answer for {self.reader.name(next(iter(request)))} was: "
+                )
                 remedy = "what is done is kept: once the servers are up (make up), the same command goes on"
                 raise ValueError(f"score: {waited}{said} ({status.removeprefix('StatusCode.')}); {remedy}")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-
-    def name(self, path: Path) -> str:
-        """Return a file's path below the folder, bytes that are no UTF-8 as escapes."""
-        return os.fsencode(path.relative_to(self.folder)).decode("utf-8", "backslashreplace")

@@ -54,7 +54,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "score":
         from flows.score import score_folder
 
-        return score_folder(arguments.pipeline, arguments.folder, arguments.out)
+        return score_folder(arguments.pipeline, arguments.folder, arguments.out, arguments.ray)
     if arguments.command == "feedback":
         from flows.feedback import feed
 

@@ -31,9 +31,14 @@ def read(package: Path, pipeline: str, engine: str, classes: list[str]) -> Golde
     backend = backends.backend(engine.split("-")[0])
     model = package / "repository" / parts(pipeline)[1] / VERSION / f"engine{backend.SUFFIX}"
     logits = backend.load(model, 1)(load_file(package / "golden" / "golden.safetensors")["input"])
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     labels = [classes[i] for i in logits.argmax(axis=1)]
-    return Golden(samples(package), labels, powers / powers.sum(axis=1, keepdims=True))
+    return Golden(samples(package), labels, softmax(logits))
+
+
+def softmax(logits: Any) -> Any:
+    """Logits [n, classes] -> probabilities, float32, as the server gives them."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def samples(package: Path) -> list[bytes]:

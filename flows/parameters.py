@@ -26,6 +26,7 @@ OneOrAll = Annotated[Pipeline | None, Said("a block of params.yaml; nothing for 
 Reason = Annotated[str, Field(max_length=1000), Said("why, for those who look at the run later")]
 Folder = Annotated[Path, Said("the folder whose files are scored; relative to the checkout, or absolute")]
 Answers = Annotated[Path, Said("the file to write, as in answers.parquet")]
+Ray = Annotated[str | None, Said("a Ray cluster's address, or local, to score without servers; nothing for these")]
 
 
 def named() -> str:

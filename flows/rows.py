@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flows.bulk import Row
+from flows.reading import Row
 
 PART = 2048  # files; what a kill can cost
 COLUMNS = ("path", "label", "confidence", "scores", "version", "error")
@@ -71,11 +71,15 @@ def place(folder: Path, number: int) -> Path:
 
 def write(path: Path, rows: list[Row]) -> None:
     """Leave a part, whole and on the disk."""
+    with appearing(path) as writer:
+        writer.write_table(table(rows))
+
+
+def table(rows: list[Row]) -> Any:
+    """Return rows as an Arrow table."""
     import pyarrow as pa
 
-    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-    with appearing(path) as writer:
-        writer.write_table(pa.table(columns, schema=schema()))
+    return pa.table({name: [getattr(row, name) for row in rows] for name in COLUMNS}, schema=schema())
 
 
 def join(parts: Iterator[Path], out: Path, aside: Path) -> Counter[str | None]:

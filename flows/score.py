@@ -1,4 +1,7 @@
-"""score: every file of a folder through the live servers, as one Parquet file; killed, it goes on where it was."""
+"""score: an answer for every file of a folder, as one Parquet file; killed, it goes on where it was.
+
+Through the live servers, beside those who wait, or, without them, through engines on a Ray cluster.
+"""
 
 import time
 from collections import Counter
@@ -11,21 +14,22 @@ from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import ownership, receipt, rows, services, terminal
-from flows.bulk import Bulk, Row
-from flows.parameters import Answers, Folder, Pipeline
+from flows import cluster, ownership, receipt, rows, services, terminal
+from flows.bulk import Bulk
+from flows.parameters import Answers, Folder, Pipeline, Ray
+from flows.reading import Row, reader
 from flows.rows import PART
 
 Counts = Counter[str | None]
 
 
-def score_folder(pipeline: str, folder: Path, out: Path) -> int:
-    """Start what is not up, score a folder, and print what came of it; return 0."""
+def score_folder(pipeline: str, folder: Path, out: Path, ray: str | None) -> int:
+    """Start what is needed and not up, score a folder, and print what came of it; return 0."""
     check(pipeline, folder, out)
-    every = services.known()
-    services.start(every)
-    services.wait(every)
-    state = score(pipeline, folder, out, return_state=True)
+    needed = [each for each in services.known() if ray is None or each.name == "prefect"]
+    services.start(needed)
+    services.wait(needed)
+    state = score(pipeline, folder, out, ray, return_state=True)
     summary = state.result()
     terminal.paragraph(state.message or "")
     for label, count in summary["classes"].items():
@@ -45,7 +49,7 @@ def check(pipeline: str, folder: Path, out: Path) -> None:
 
 
 @flow(name="score", flow_run_name="score-{pipeline}")
-def score(pipeline: Pipeline, folder: Folder, out: Answers) -> State[dict[str, Any]]:
+def score(pipeline: Pipeline, folder: Folder, out: Answers, ray: Ray = None) -> State[dict[str, Any]]:
     """Leave one row per file of `folder` in `out`; the state is Scored, with rows, errors, seconds and classes.
 
     Finished parts of a run that was killed are used, where no file was added, removed or changed since.
@@ -58,7 +62,10 @@ def score(pipeline: Pipeline, folder: Folder, out: Answers) -> State[dict[str, A
             raise ValueError(f"{folder}: no file in it")
         parts = aside / mark
         parts.mkdir(exist_ok=True)
-        fresh = ask(Bulk(pipeline, folder), folder, parts, count)
+        if ray is None:
+            fresh = ask(Bulk(pipeline, folder), folder, parts, count)
+        else:
+            fresh = cluster.ask(ray, pipeline, reader(pipeline, folder.resolve()), parts, count)
         if rows.fingerprint(pipeline, folder)[0] != mark:
             raise ValueError(f"{folder}: files changed while they were scored; run the same command again")
         counts = rows.join((rows.place(parts, number) for number in range(-(-count // PART))), out, aside)
