@@ -2,10 +2,12 @@
 
     python benchmarks/kills.py [KILLS] [--seed N]
 
-Each round new data arrive, a run begins, and after a random time one process is killed, drawn by lot: the command line,
-DVC, a stage, Prefect's server, MLflow's, the worker, the supervisor or a Triton. Then another run has to come to its
-end. What is counted: recoveries; artifacts that are there but not whole; runs that any tool still shows as running;
-processes that nobody owns. Writes benchmarks/results/kills.json.
+In rounds: something becomes stale (new data, a knob in the middle, a knob near the end), a run begins, and every few
+seconds a process drawn by lot is killed: the command line, DVC, a stage, Prefect's server, MLflow's, the worker, the
+supervisor, a Triton or the door. A run that dies is begun again at once, as a scheduler would. After some kills the run
+is left alone and has to come to its end: then each of the round's kills counts as recovered. What is counted besides:
+artifacts that are there but not whole; runs and tasks that any tool still shows as running; processes that nobody owns.
+Writes benchmarks/results/kills.json.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,7 +38,9 @@ from tests.test_run import ask  # noqa: E402
 RESULTS = ROOT / "benchmarks/results/kills.json"
 SERVICES = ("prefect", "mlflow", "worker", "supervisor", "triton-0", "triton-1", "door")
 OURS = {"cli": "flows.cli", "dvc": "flows.reproducer", "stage": "tasks.command"}
-LONGEST_S = 300.0
+KILLS, GAP_S = (4, 12), (1.0, 15.0)  # of a round; between two
+LONGEST_S = 600.0
+RECOVERED = (0, 3)  # done, or refused by a gate
 WHOLE = """
 from pathlib import Path
 from dvc.repo import Repo
@@ -51,32 +56,76 @@ print("WRONG", len(wrong), *wrong)
 
 def main(kills: int, seed: int) -> None:
     """Kill, recover, count."""
-    lot, rows = random.Random(seed), []
+    lot, rounds, done = random.Random(seed), list[dict[str, Any]](), 0
     with tempfile.TemporaryDirectory() as place:
         here = system(Path(place))
         try:
-            spent = timed(here)
-            for number in range(kills):
-                rows.append(killed(here, lot, spent, number))
-                print(number + 1, rows[-1], flush=True)
-                write(rows)
+            first = here.shell("make run", 560)
+            assert first.returncode == 0, first.stdout
+            while done < kills:
+                rounds.append(one_round(here, lot, len(rounds), min(lot.randint(*KILLS), kills - done)))
+                done += len(rounds[-1]["killed"])
+                print(done, rounds[-1], flush=True)
+                write(rounds)
         finally:
             here.shell("make down")
 
 
-def timed(here: Miniature) -> float:
-    """Run the whole path once and once more with new data; return the seconds of the second."""
-    assert here.shell("make run", 560).returncode == 0
-    miniature.drop(here.folder / "data/incoming/fashion", 8, seed=1_000_000)
+def one_round(here: Miniature, lot: random.Random, number: int, kills: int) -> dict[str, Any]:
+    """Kill some processes while runs go on, let the last run end, and return what came of it."""
+    row: dict[str, Any] = {"stale": spoil(here, lot, number), "killed": []}
+    run = begin(here)
+    while len(row["killed"]) < kills:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(lot.uniform(*GAP_S))
+        if run.poll() is not None:
+            if run.poll() == 0:  # it was done before it was killed often enough
+                spoil(here, lot, number * 100 + len(row["killed"]))
+            run = begin(here)
+            continue
+        name = lot.choice([*SERVICES, *OURS])
+        victim = found(here, run, name)
+        if victim is not None:
+            victim.kill()
+            row["killed"].append(name)
     begun = time.monotonic()
-    assert here.shell("make run", 560).returncode in (0, 2)
-    return time.monotonic() - begun
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        run.wait(LONGEST_S)
+    if run.poll() is None:
+        row["hung"] = True
+        run.kill()
+    ended = run.wait()
+    row["first"] = ended
+    done = here.shell("python -m flows.cli run", timeout_s=LONGEST_S + 300)
+    row["last"], row["recovery_s"] = done.returncode, round(time.monotonic() - begun, 1)
+    said = here.shell(f"python - <<'END'\n{WHOLE}\nEND").stdout
+    row["spoilt"] = int(said.partition("WRONG ")[2].split()[0]) if "WRONG" in said else said[-300:]
+    row["stuck"], row["orphans"] = stuck(here), orphans(here)
+    if done.returncode not in RECOVERED:
+        row["said"] = done.stdout[-900:]
+    return row
 
 
-def killed(here: Miniature, lot: random.Random, spent: float, number: int) -> dict[str, Any]:
-    """Kill one process in mid-run, run again, and return what came of it."""
-    miniature.drop(here.folder / "data/incoming/fashion", 8, seed=number + 1)
-    run = subprocess.Popen(
+def spoil(here: Miniature, lot: random.Random, number: int) -> str:
+    """Make all, half or the end of the path stale, by lot; return which."""
+    kind = lot.choice(["data", "quantize", "select"])
+    if kind == "data":
+        miniature.drop(here.folder / "data/incoming/fashion", 8, seed=1000 + number)
+        return kind
+    path = here.folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    section = params["pipelines"]["fashion"][kind]
+    if kind == "quantize":
+        section["min_calibration"] = 64 - (section["min_calibration"] - 63) % 32
+    else:
+        section["max_class_drop"] = round(section["max_class_drop"] + 0.0001, 6)
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    return kind
+
+
+def begin(here: Miniature) -> "subprocess.Popen[bytes]":
+    """Begin a run."""
+    return subprocess.Popen(
         [here.folder / ".venv/bin/python", "-m", "flows.cli", "run"],
         cwd=here.folder,
         env=here.environment,
@@ -85,33 +134,6 @@ def killed(here: Miniature, lot: random.Random, spent: float, number: int) -> di
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    after = lot.uniform(1, spent)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        run.wait(after)
-    name = lot.choice([*SERVICES, *OURS])
-    victim = found(here, run, name)
-    if victim is not None:
-        victim.kill()
-    try:
-        first: int | None = run.wait(LONGEST_S)
-    except subprocess.TimeoutExpired:
-        first = None
-        run.kill()
-    begun = time.monotonic()
-    done = here.shell("python -m flows.cli run", timeout_s=LONGEST_S + 300)
-    row = {
-        "killed": name if victim else "nothing",
-        "after_s": round(after, 1),
-        "first": first,
-        "second": done.returncode,
-    }
-    row["recovery_s"] = round(time.monotonic() - begun, 1)
-    row["spoilt"] = here.shell(f"python - <<'END'\n{WHOLE}\nEND").stdout.partition("WRONG ")[2].split() or ["unknown"]
-    row["stuck"] = stuck(here)
-    row["orphans"] = orphans(here)
-    if done.returncode not in (0, 3):
-        row["said"] = done.stdout[-600:]
-    return row
 
 
 def found(here: Miniature, run: "subprocess.Popen[bytes]", name: str) -> psutil.Process | None:
@@ -137,11 +159,12 @@ def found(here: Miniature, run: "subprocess.Popen[bytes]", name: str) -> psutil.
 
 def stuck(here: Miniature) -> list[str]:
     """Return the runs that Prefect or MLflow shows as running while none is."""
-    states = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    states = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
     deadline = time.monotonic() + 90  # a monitor may be under way, and Prefect may have just been started anew
     while True:
         try:
-            left = [run["name"] for run in ask(f"{here.url('PREFECT')}/api/flow_runs/filter", states)]
+            left = [run["name"] for run in ask(f"{here.url('PREFECT')}/api/flow_runs/filter", {"flow_runs": states})]
+            left += [run["name"] for run in ask(f"{here.url('PREFECT')}/api/task_runs/filter", {"task_runs": states})]
         except OSError as error:
             left = [repr(error)]
         if not left or time.monotonic() > deadline:
@@ -174,21 +197,24 @@ def orphans(here: Miniature) -> list[str]:
     return left
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write(rounds: list[dict[str, Any]]) -> None:
     """Keep the figures."""
-    recovered = [row for row in rows if row["second"] in (0, 3)]
+    kills = [name for each in rounds for name in each["killed"]]
+    fine = [each for each in rounds if each["last"] in RECOVERED and "hung" not in each]
     content = {
         "machine": machine(os.cpu_count() or 1),
-        "kills": len(rows),
-        "recovered": len(recovered),
-        "spoilt": sum(row["spoilt"][0] != "0" for row in rows),
-        "stuck": sum(bool(row["stuck"]) for row in rows),
-        "orphans": sum(bool(row["orphans"]) for row in rows),
-        "killed": dict(Counter(row["killed"] for row in rows)),
-        "recovery_s": {"median": median(row["recovery_s"] for row in rows), "max": max(r["recovery_s"] for r in rows)},
-        "rows": [
-            row for row in rows if row not in recovered or row["spoilt"][0] != "0" or row["stuck"] or row["orphans"]
-        ],
+        "kills": len(kills),
+        "rounds": len(rounds),
+        "recovered": sum(len(each["killed"]) for each in fine),
+        "spoilt": sum(each["spoilt"] != 0 for each in rounds),
+        "stuck": sum(bool(each["stuck"]) for each in rounds),
+        "orphans": sum(bool(each["orphans"]) for each in rounds),
+        "killed": dict(Counter(kills)),
+        "recovery_s": {
+            "median": median(each["recovery_s"] for each in rounds),
+            "max": max(each["recovery_s"] for each in rounds),
+        },
+        "wrong": [each for each in rounds if each not in fine or each["spoilt"] or each["stuck"] or each["orphans"]],
     }
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -13,7 +13,7 @@ from prefect.states import Completed, State
 
 from flows import consoles, outages, ownership, slots, terminal, turn
 from flows.deploy import UNCHANGED, deploy
-from flows.graph import Graph, preview
+from flows.graph import LAST, Graph, preview
 from flows.mirroring import mirrored
 from flows.parameters import Pipeline
 from flows.reproducer import Reproducer
@@ -38,10 +38,10 @@ def run(pipeline: Pipeline = "fashion") -> State[dict[str, Any]]:
 
         heal(pipeline)
         selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
-        outages.ride_out()
+        outages.await_prefect()
         report(pipeline, selection)
         outcome = deploy(pipeline, return_state=True)
-        outages.ride_out()
+        outages.await_prefect()
     receipt = outcome.result()
     numbers = {"executed": executed, "computing": computing, "seconds": time.monotonic() - started}
     nothing = not executed and outcome.name == UNCHANGED
@@ -62,7 +62,9 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
         for name in graph.stages():
             foreign = graph.foreign(name)
             fresh = foreign is None and graph.is_fresh(name)
-            outages.ride_out()
+            outages.await_prefect()
+            if name.startswith(LAST):
+                outages.await_mlflow()
             with mirrored(pipeline, watch=not fresh):
                 state = stage(name, fresh, foreign is not None, dvc, graph.takes_gpu(name), return_state=True)
                 seconds = state.result()

@@ -1,0 +1,150 @@
+"""Servers gone or slow in mid-run: the run waits, goes on, and every tool tells the truth afterwards."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flows import outages
+from tests import console, miniature
+from tests.conftest import Miniature
+from tests.test_run import ask
+from tests.test_z_operations import process
+
+DOWN_S = 150.0  # more than Prefect's client bears by itself
+SLOW_S = 30.0
+
+
+def test_a_wait_says_what_it_waits_for_and_has_an_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(outages, "SHOWN_S", 0.0)
+    monkeypatch.setattr(outages, "PERIOD_S", 0.01)
+    monkeypatch.setattr(outages, "LONGEST_S", 0.1)
+    with pytest.raises(ValueError, match="Sirius has not answered for 0 s; finished stages are kept"):
+        outages.wait("Sirius", lambda: False)
+    assert "Sirius does not answer; waiting" in capsys.readouterr().out
+    left = [False, False, True]
+    outages.wait("Vega", lambda: left.pop(0))
+    assert not left
+
+
+class Under:
+    """A `run` under way, of data that are new."""
+
+    def __init__(self, system: Miniature, seed: int) -> None:
+        incoming = system.folder / "data/incoming/fashion"
+        miniature.drop(incoming, 8, seed=seed)
+        self.system, self.log = system, system.folder / ".state/logs/outage.log"
+        self.process = subprocess.Popen(
+            [system.folder / ".venv/bin/python", "-m", "flows.cli", "run"],
+            cwd=system.folder,
+            env=system.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def reaches(self, stage: str, timeout_s: float = 300) -> None:
+        """Wait until a stage has ended."""
+        deadline = time.monotonic() + timeout_s
+        while f"\n{stage} " not in self.log.read_text():
+            assert time.monotonic() < deadline and self.process.poll() is None, self.log.read_text()
+            time.sleep(0.2)
+
+    def ends(self, timeout_s: float = 900) -> str:
+        """Wait for its end, which has to be a good one; return what it printed."""
+        code = self.process.wait(timeout_s)
+        said = self.log.read_text()
+        assert code == 0, said
+        return said
+
+
+@pytest.fixture
+def system(ran: Miniature) -> Iterator[Miniature]:
+    """The miniature; afterwards everything is up, and the new data are gone."""
+    yield ran
+    for folder in [path for path in (ran.folder / "data/incoming/fashion").iterdir() if path.is_dir()]:
+        shutil.rmtree(folder)
+    done = ran.shell("make up && python -m flows.cli run")
+    assert done.returncode == 0, done.stdout
+
+
+def unfinished(system: Miniature) -> list[tuple[str, str]]:
+    """Return the runs and task runs of `run` that Prefect does not show as ended."""
+    left = []
+    for kind in ("flow_runs", "task_runs"):
+        for each in ask(f"{console.api(system)}/{kind}/filter", {"flows": {"name": {"any_": ["run", "deploy"]}}}):
+            if each["state"] and each["state"]["type"] not in (*console.ENDED, "SCHEDULED"):
+                left.append((each["name"], each["state"]["name"]))
+    return left
+
+
+@pytest.mark.slow
+def test_prefect_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else(system: Miniature) -> None:
+    run = Under(system, seed=21)
+    run.reaches("augment")
+    for name in ("supervisor", "worker", "prefect"):  # nobody is left to start it anew
+        each = process(system, name)
+        assert each is not None
+        each.kill()
+    time.sleep(DOWN_S)
+    assert run.process.poll() is None, run.log.read_text()
+    assert system.shell("make up").returncode == 0
+    said = run.ends()
+    assert "Prefect does not answer; waiting" in said
+    assert console.runs(system, "run")[0]["state"]["name"] == "Deployed"
+    deadline = time.monotonic() + 60
+    while left := unfinished(system):
+        assert time.monotonic() < deadline, left
+        time.sleep(1)
+
+
+@pytest.mark.slow
+def test_a_prefect_that_answers_after_half_a_minute_slows_a_run_and_fails_none(system: Miniature) -> None:
+    server, over = process(system, "prefect"), threading.Event()
+    assert server is not None
+
+    def slowly() -> None:
+        while not over.is_set():
+            os.kill(server.pid, signal.SIGSTOP)
+            over.wait(SLOW_S)
+            os.kill(server.pid, signal.SIGCONT)
+            time.sleep(2)
+
+    run, slow = Under(system, seed=22), threading.Thread(target=slowly)
+    run.reaches("prepare")
+    slow.start()
+    try:
+        run.reaches("quantize", timeout_s=900)
+    finally:
+        over.set()
+        slow.join()
+    run.ends()
+    assert console.runs(system, "run")[0]["state"]["name"] == "Deployed"
+
+
+@pytest.mark.slow
+def test_a_stage_waits_for_the_gpu_and_a_killed_holder_loses_it(system: Miniature) -> None:
+    address = f"{console.api(system)}/v2/concurrency_limits"
+    known: dict[str, Any] = ask(f"{address}/gpu")
+    assert known["limit"] == 1 and known["active"]
+    wanted = {"names": ["gpu"], "slots": 1, "mode": "concurrency", "lease_duration": 60}
+    lease = json.loads(json.dumps(ask(f"{address}/increment-with-lease", wanted)))
+    assert lease["limits"]
+    run = Under(system, seed=23)
+    run.reaches("augment")
+    deadline = time.monotonic() + 60
+    while "waiting for the concurrency limit 'gpu'" not in run.log.read_text():
+        assert time.monotonic() < deadline, run.log.read_text()
+        time.sleep(0.5)
+    run.ends()  # nobody renews the lease: it ends after a minute
+    assert ask(f"{address}/gpu")["active_slots"] == 0
