@@ -25,9 +25,13 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="whether this machine, or another, can load an engine")
     check.add_argument("engine", type=Path, help="a file of the build stage, or a folder of them")
     check.add_argument("--on", type=Path, metavar="TARGET.json", help="the other machine: its `engineworks target`")
+    check.add_argument("--runtimes", type=Path, metavar="FILE.json", help="their versions, where others load the engine")
     for each in (status, doctor, explain, check):
         each.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
+    shipped = commands.add_parser("ship", help="a package as the model store of a cluster has it (infra/k8s)")
+    shipped.add_argument("pipeline")
+    shipped.add_argument("into", type=Path, metavar="FOLDER", help="the store, or what is copied there")
     back = commands.add_parser("rollback", help="the version before answers again; a second one takes that back")
     back.add_argument("pipeline", nargs="?", default="fashion")
     scored = commands.add_parser("score", help="answers for a folder of files, as one Parquet file; goes on if killed")
