@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="whether this machine, or another, can load an engine")
     check.add_argument("engine", type=Path, help="a file of the build stage, or a folder of them")
     check.add_argument("--on", type=Path, metavar="TARGET.json", help="the other machine: its `engineworks target`")
-    check.add_argument("--runtimes", type=Path, metavar="FILE.json", help="their versions, where others load the engine")
+    check.add_argument(
+        "--runtimes", type=Path, metavar="FILE.json", help="their versions, where others load the engine"
+    )
     for each in (status, doctor, explain, check):
         each.add_argument("--json", action="store_true", help="for programs")
     commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")

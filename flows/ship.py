@@ -79,7 +79,9 @@ def request(sample: bytes, name: str) -> tuple[bytes, int]:
     """Return the body that asks for the best class of one encoded sample, and how many bytes of it are its header."""
     import tritonclient.http as triton
 
-    asked = triton.InferInput(name, [1, len(sample)], "UINT8").set_data_from_numpy(np.frombuffer(sample, np.uint8)[None])
+    asked = triton.InferInput(name, [1, len(sample)], "UINT8").set_data_from_numpy(
+        np.frombuffer(sample, np.uint8)[None]
+    )
     wanted = triton.InferRequestedOutput("logits", binary_data=False, class_count=1)
     body, size = triton.InferenceServerClient.generate_request_body([asked], outputs=[wanted], request_id=OURS)
     return bytes(body), int(size)
