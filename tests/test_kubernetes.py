@@ -167,14 +167,15 @@ def test_the_gpu_overlay_asks_for_one_gpu_of_the_kind_the_plan_is_for() -> None:
 
 def test_whoever_is_answered_is_answered_before_a_pod_ends() -> None:
     objects = kubectl.objects("overlays/cpu")
-    pod, seconds = triton(objects), json.dumps(triton(objects)["containers"][0]["args"])
-    wait = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    exits = int(re.findall(r"--exit-timeout-secs=(\d+)", seconds)[0])
-    answer = yaml.safe_load((ROOT / "params.yaml").read_text())["serving"]["timeout_s"]
-    assert exits > answer and pod["terminationGracePeriodSeconds"] > wait + exits
-    assert (
-        find(objects, "Deployment", "door")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > answer + 25
-    )
+    answer_s = yaml.safe_load((ROOT / "params.yaml").read_text())["serving"]["timeout_s"]
+    pod = triton(objects)
+    wait_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    exit_s = int(re.findall(r"--exit-timeout-secs=(\d+)", pod["containers"][0]["args"][0])[0])
+    assert exit_s > answer_s and pod["terminationGracePeriodSeconds"] > wait_s + exit_s
+    door = find(objects, "Deployment", "door")["spec"]["template"]["spec"]
+    drain_s = int(door["containers"][0]["args"][door["containers"][0]["args"].index("--drain-time-s") + 1])
+    wait_s = int(re.findall(r"sleep (\d+)", str(door["containers"][0]["lifecycle"]))[0])
+    assert wait_s > drain_s + answer_s and door["terminationGracePeriodSeconds"] > wait_s
 
 
 # The door.
@@ -212,7 +213,7 @@ def test_the_door_tells_its_clients_to_go_before_it_ends(tmp_path: Path) -> None
         before = [kept(client) for _ in range(20)]
         stop = container["lifecycle"]["preStop"]["exec"]["command"]
         done = subprocess.run(
-            [each.replace("9901", str(admin)).replace("25", "0") for each in stop], capture_output=True, text=True
+            [each.replace("9901", str(admin)).replace("sleep 55", "") for each in stop], capture_output=True, text=True
         )
         assert "200 OK" in done.stdout and all(before), done
         assert until(lambda: kept(client) is False, 25), "asked again and again, it says: close"
