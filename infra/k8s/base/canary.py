@@ -90,7 +90,7 @@ class Canary:
         return before is not None and now is not None and now > before + 1
 
     def answered(self):
-        """Return how many requests for our model Triton has answered; None where it does not say."""
+        """Return how many requests our engine has answered; None where Triton does not say."""
         connection = http.client.HTTPConnection(self.metrics, timeout=DEADLINE_S)
         try:
             connection.request("GET", "/metrics")
@@ -99,7 +99,7 @@ class Canary:
             return None
         finally:
             connection.close()
-        ours = f'model="{self.facts["pipeline"]}"'
+        ours = f'model="{self.facts["pipeline"]}_engine'  # the server of this project adds a version
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(SUCCESS + "{") and ours in line)
 
     def page(self, path):
