@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from flows import tokens
 
@@ -22,12 +23,8 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine and this checkout are fit for")
     explain = commands.add_parser("explain", help="where a version comes from: data, knobs, engine, verdicts, deploy")
     explain.add_argument("model", help="as in fashion@champion or fashion/3")
-    check = commands.add_parser("check", help="whether this machine, or another, can load an engine")
-    check.add_argument("engine", type=Path, help="a file of the build stage, or a folder of them")
-    check.add_argument("--on", type=Path, metavar="TARGET.json", help="the other machine: its `engineworks target`")
-    for each in (status, doctor, explain, check):
+    for each in (status, doctor, explain, engines(commands)):
         each.add_argument("--json", action="store_true", help="for programs")
-    commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
     back = commands.add_parser("rollback", help="the version before answers again; a second one takes that back")
     back.add_argument("pipeline", nargs="?", default="fashion")
     scored = commands.add_parser("score", help="answers for a folder of files, as one Parquet file; goes on if killed")
@@ -35,8 +32,6 @@ def parser() -> argparse.ArgumentParser:
     scored.add_argument("folder", type=Path)
     scored.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     scored.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="engines on a Ray cluster instead")
-    linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
-    linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
     tune = commands.add_parser("tune", help="the knobs that serve the most requests within a p99; servers for a load")
     tune.add_argument("pipeline", nargs="?", default="fashion")
     tune.add_argument("--p99-ms", type=float, required=True, help="the bound, from when a request was due")
@@ -57,3 +52,18 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("down", help="stop what `run` and `up` started, and a run that is under way")
     commands.add_parser("setup", help="make the server's own environment")
     return root
+
+
+def engines(commands: Any) -> argparse.ArgumentParser:
+    """Add the commands on engines and packages, which ask no server; return `check`."""
+    check = commands.add_parser("check", help="whether this machine, or another, can load an engine")
+    check.add_argument("engine", type=Path, help="a file of the build stage, or a folder of them")
+    check.add_argument("--on", type=Path, metavar="TARGET.json", help="the other machine: its `engineworks target`")
+    check.add_argument("--runtimes", type=Path, metavar="FILE.json", help="versions of what loads it, as in infra/k8s")
+    commands.add_parser("target", help="this machine's facts as JSON, for `check --on` elsewhere")
+    linted = commands.add_parser("lint", help="what is wrong with a Triton model repository, offline")
+    linted.add_argument("repositories", nargs="+", type=Path, help="as in models/package/fashion/repository")
+    shipped = commands.add_parser("ship", help="a package as the model store of a cluster has it (infra/k8s)")
+    shipped.add_argument("pipeline")
+    shipped.add_argument("into", type=Path, metavar="FOLDER", help="the store, or what is copied there")
+    return check

@@ -46,9 +46,13 @@ class Checked:
     verdict: passport.Verdict
 
 
-def check(engine: Path, on: Path | None, as_json: bool) -> int:
-    """Print the verdict on an engine, or on each of a folder of the build stage; return 0 where all load, else 3."""
+def check(engine: Path, on: Path | None, as_json: bool, runtimes: Path | None = None) -> int:
+    """Print the verdict on an engine, or on each of a folder of the build stage; return 0 where all load, else 3.
+
+    `runtimes` is a file with the versions that count in the place of the machine's: those of another container on it.
+    """
     machine = described(on) if on else target.target()
+    machine |= {"versions": versions(runtimes)} if runtimes else {}
     found = [examined(path, machine) for path in engines(engine)]
     if as_json:
         say(json.dumps([summary(each) for each in found], indent=2, ensure_ascii=False))
@@ -79,6 +83,14 @@ def described(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: no JSON; {remedy}") from None
     return dict(content)
+
+
+def versions(path: Path) -> dict[str, str | None]:
+    """Read versions of runtimes by backend; `ValueError` where there are none."""
+    try:
+        return TypeAdapter(dict[str, Version | None]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: no versions of runtimes: {error.errors()[0]['msg']}") from None
 
 
 def engines(path: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from tasks.mirror import without_credentials
 REFUSED = 3
 INTERRUPTED = 130
 ANYWHERE = ("check", "target", "lint")  # commands that need no checkout
-FILES_ALONE = (*ANYWHERE, "doctor", "new", "add")  # which ask no server; doctor says what is wrong with one
+FILES_ALONE = (*ANYWHERE, "doctor", "new", "add", "ship")  # which ask no server; doctor says what is wrong with one
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,9 +88,15 @@ def on_files(arguments: argparse.Namespace) -> int:
         from flows.add import add
 
         return add(arguments.example)
+    if arguments.command == "ship":
+        from flows.ship import ship
+
+        return ship(arguments.pipeline, arguments.into)
     from flows.check import check, show_target
 
-    return check(arguments.engine, arguments.on, arguments.json) if arguments.command == "check" else show_target()
+    if arguments.command == "target":
+        return show_target()
+    return check(arguments.engine, arguments.on, arguments.json, arguments.runtimes)
 
 
 def run_pipeline(pipeline: str) -> int:

@@ -15,6 +15,8 @@ from tests import miniature
 from tests.grown import Grown, add
 from tests.grown import files as grown_files
 
+PROMTOOL = miniature.ROOT / ".state" / "serving" / "prometheus" / "usr" / "bin" / "promtool"
+
 for name in [n for n in os.environ if n.startswith(("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_"))]:
     del os.environ[name]
 quiet()
@@ -123,3 +125,19 @@ def ran(running: Background) -> Miniature:
 def grown(running: Background) -> Grown:
     """Wait for the run of the additions."""
     return running.grown.result()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """Debian's promtool, unpacked below .state/serving."""
+    if not PROMTOOL.exists():
+        folder = PROMTOOL.parents[2]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        done = subprocess.run(["apt-get", "download", "prometheus"], cwd=folder, capture_output=True, text=True)
+        packages = list(folder.glob("*.deb"))
+        if not packages:
+            pytest.skip(f"no promtool: apt-get download prometheus: {done.stderr.strip()}")
+        subprocess.run(["dpkg-deb", "-x", packages[0], folder], check=True)
+        packages[0].unlink()
+    return PROMTOOL

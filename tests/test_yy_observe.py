@@ -30,8 +30,6 @@ from tests.test_yy_heals import servers
 from tests.traffic import Traffic
 
 CLASSES = ["a", "bö", "c"]
-SERVING = ROOT / ".state" / "serving"
-PROMTOOL = SERVING / "prometheus" / "usr" / "bin" / "promtool"
 SENT, BATCH = 60, 2
 
 
@@ -367,22 +365,6 @@ def test_labels_with_quotes_and_braces_come_through() -> None:
 
 
 # What Prometheus itself says.
-
-
-@pytest.fixture(scope="session")
-def promtool() -> Path:
-    """Debian's promtool, unpacked below .state/serving."""
-    if not PROMTOOL.exists():
-        folder = PROMTOOL.parents[2]
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        done = subprocess.run(["apt-get", "download", "prometheus"], cwd=folder, capture_output=True, text=True)
-        packages = list(folder.glob("*.deb"))
-        if not packages:
-            pytest.skip(f"no promtool: apt-get download prometheus: {done.stderr.strip()}")
-        subprocess.run(["dpkg-deb", "-x", packages[0], folder], check=True)
-        packages[0].unlink()
-    return PROMTOOL
 
 
 def test_prometheus_finds_nothing_wrong_with_our_metrics(ran: Miniature, promtool: Path) -> None:
