@@ -83,15 +83,19 @@ def data(
     """Return this process's batches of training and of validation, and the first validation samples."""
     module = part(workload, "data")
     augmentation = json.loads((augment / "augment.json").read_text())
-    share: dict[str, Any] = {}
-    if place.ranks > 1:
-        threads = max(1, min(2, len(os.sched_getaffinity(0)) // place.devices))
-        share = {"rank": place.rank, "ranks": place.ranks, "threads": threads}
     size = knobs["batch_size"] // place.ranks
-    batches = module.loader(prepare, "train", spec, size, augmentation, knobs["seed"], device, **share)
-    validation = module.loader(prepare, "validation", spec, 500, device=device, **share)
+    batches = module.loader(prepare, "train", spec, size, augmentation, knobs["seed"], device, **share(place))
+    validation = module.loader(prepare, "validation", spec, 500, device=device, **share(place))
     (sample, _), *_ = itertools.islice(module.arrays(prepare, "validation", spec, SAMPLE), 1)
     return ranks.Shared(batches) if place.ranks > 1 else batches, validation, torch.from_numpy(sample)
+
+
+def share(place: Place) -> dict[str, int]:
+    """Return which part of the data is this process's, and its threads for it; nothing where it has all."""
+    if place.ranks == 1:
+        return {}
+    threads = max(1, min(2, len(os.sched_getaffinity(0)) // place.devices))
+    return {"rank": place.rank, "ranks": place.ranks, "threads": threads}
 
 
 def distribution(place: Place, rests: bool) -> dict[str, Any]:

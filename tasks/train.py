@@ -77,14 +77,34 @@ def train(
     work = (workload, prepare, augment, folder, knobs, mark)
     with siblings.together(place, trained, work):
         found = trained(place, *work)
-    if found is None:
+    if found:
+        leave(*found, folder, out, curves, metrics, knobs, mark)
+    else:
         print(f"trained as node {place.node} of {num_nodes}; what came of it is on node 0")
-        return
-    verdict, weights = found
+
+
+def trained(place: ranks.Place, *work: Any) -> tuple[dict[str, Any], Path] | None:
+    """Train at a process's place; light to import, as every process starts with it."""
+    from tasks.fit import fit
+
+    return fit(place, *work)
+
+
+def leave(
+    verdict: dict[str, Any],
+    weights: Path,
+    folder: Path,
+    out: Path,
+    curves: Path,
+    metrics: Path,
+    knobs: dict[str, Any],
+    mark: str,
+) -> None:
+    """Put what a training came to where it belongs, and remove where it worked."""
     with atomic.folder(curves) as drawn:
         for name in ("curves.csv", "curves.png"):
             shutil.copyfile(folder / name, drawn / name)
-    atomic.write_json(metrics, {**verdict, "seed": seed, "fingerprint": mark})
+    atomic.write_json(metrics, {**verdict, "seed": knobs["seed"], "fingerprint": mark})
     with atomic.folder(out) as finished:
         shutil.copyfile(weights, finished / "weights.safetensors")
         # what rebuilds the network, and nothing that merely varies: equal weights leave all later stages fresh
@@ -145,10 +165,3 @@ def workplace(out: Path, mark: str) -> Path:
     (place / mark).mkdir(parents=True, exist_ok=True)
     os.utime(place / mark)  # who follows a training finds it by its time
     return place / mark
-
-
-def trained(place: ranks.Place, *work: Any) -> tuple[dict[str, Any], Path] | None:
-    """Train at a process's place; light to import, as every process starts with it."""
-    from tasks.fit import fit
-
-    return fit(place, *work)
