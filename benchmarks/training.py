@@ -1,13 +1,14 @@
 """How soon is the target reached, what does Lightning cost, and does anything grow with the data?
 
-    python benchmarks/training.py [SEEDS] [--parts target loop growth]
+    python benchmarks/training.py [SEEDS] [--parts target loop growth processes]
 
 `target`: fashion until the lower end of the 95 % interval of 6,000 validation images is at 0.90, by the train stage, by
 a stock Lightning script and by PyTorch's own MNIST example, each in a process of its own, in turns; with start-up and
 without. Ours trains in 16-mixed where the CPU computes it in hardware, and in 32-true beside it; elsewhere in 32-true
 alone, as `precision: auto` would. `loop`: Lightning with our callbacks against a bare loop over the same batches.
-`growth`: one epoch of 1, 3 and 10 times as many images. Wants a `make run` before. Writes
-benchmarks/results/training.json.
+`growth`: one epoch of 1, 3 and 10 times as many images, by one process and by two that share each batch. `processes`:
+an epoch by one process on one core, by one on two cores, and by two on a core each, in turns. Wants a `make run`
+before. Writes benchmarks/results/training.json.
 """
 
 import argparse
@@ -28,15 +29,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tasks import precision  # noqa: E402
+from tasks import precision, ranks, siblings  # noqa: E402
 from tasks.interval import wilson  # noqa: E402
 from tasks.measure import machine  # noqa: E402
+from tasks.ranks import Place  # noqa: E402
 
 APPS, RESULTS = ROOT / "benchmarks/apps", ROOT / "benchmarks/results/training.json"
 VALIDATION, TARGET = 6_000, 0.90
 PRECISION: Any = precision.asked("auto", "cpu")
-BASE, TIMES = 6_000, (1, 3, 10)  # images of the growth's first size
-KNOBS = {"learning_rate": 0.1, "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule_epochs": 2, "pretrained": None}
+BASE, TIMES = 10_000, (1, 3, 10)  # images of the growth's first size
+WAYS = {"one process, one core": (1, 1), "one process, two cores": (1, 2), "two processes, a core each": (2, 2)}
+KNOBS = {"learning_rate": 0.1, "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule_epochs": 2}
+KNOBS |= {"pretrained": None, "seed": 1}
+ALONE = Place(0, 1, 0, 1)
 
 
 def main(seeds: int, parts: list[str]) -> None:
@@ -44,6 +49,7 @@ def main(seeds: int, parts: list[str]) -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["machine"] = machine(os.cpu_count() or 1)
     found = {"target": lambda: to_target(seeds), "loop": lambda: against_bare(7), "growth": growth}
+    found["processes"] = lambda: in_turns(5)
     for part in parts:
         for so_far in found[part]():
             results[part] = so_far
@@ -95,19 +101,20 @@ def summary(found: list[tuple[float, float]], rows: dict[str, list[tuple[float, 
     return result
 
 
-def epoch(prepare: Path, bare: bool) -> float:
+def epoch(prepare: Path, bare: bool, place: Place = ALONE) -> float:
     """Train a small network for an epoch on a folder's shards; return the seconds of its steps."""
     import pytorch_lightning as pl
     import torch
 
-    from tasks import networks
+    from tasks import fit, networks
     from tasks.health import Health
     from tasks.learner import Learner, channels_last
     from tasks.problems.classification import data, loss
     from tasks.stall import Stall
 
     spec = json.loads((prepare / "spec.json").read_text())
-    batches = data.loader(prepare, "train", spec, 128, {"flip": {"probability": 0.5}}, seed=1)
+    flips = {"flip": {"probability": 0.5}}
+    batches = data.loader(prepare, "train", spec, 128 // place.ranks, flips, seed=1, **fit.share(place))
     network = networks.build(spec, {"name": "small", "width": 64}).to(memory_format=torch.channels_last)
     learner = Learner(network, loss, KNOBS, steps_per_epoch=len(batches))
     if bare:
@@ -127,7 +134,11 @@ def epoch(prepare: Path, bare: bool) -> float:
     quiet |= {"enable_model_summary": False, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
     clock = Clock()
     trainer = pl.Trainer(
-        precision=PRECISION, max_epochs=1, callbacks=[health, Stall(batches), clock.callback()], **quiet
+        precision=PRECISION,
+        max_epochs=1,
+        callbacks=[health, Stall(batches), clock.callback()],
+        **quiet,
+        **fit.distribution(place, rests=False),
     )
     trainer.fit(learner, batches)
     return clock.ended - clock.begun
@@ -169,21 +180,56 @@ def against_bare(rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def growth() -> Iterator[dict[str, Any]]:
-    """Yield time per sample and peak memory by size of the data, and the exponent of time; each size in a process."""
-    rows = []
-    for times in TIMES:
-        line = [sys.executable, "-W", "ignore", __file__, "--grown", str(times)]
-        done = subprocess.run(line, capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(rows[-1], flush=True)
-    first, last = rows[0], rows[-1]
-    exponent = math.log(last["seconds"] / first["seconds"]) / math.log(last["samples"] / first["samples"])
-    yield {"rows": rows, "exponent": round(exponent, 3)}
+    """Yield seconds and peak memory by size of the data, and the exponent of time, by processes; each size afresh."""
+    found: dict[str, Any] = {}
+    for processes in (1, 2):
+        rows = [apart(times, processes, os.cpu_count() or 1) for times in TIMES]
+        first, last = rows[0], rows[-1]
+        exponent = math.log(last["seconds"] / first["seconds"]) / math.log(last["samples"] / first["samples"])
+        found[f"{processes} process{'es' if processes > 1 else ''}"] = {"rows": rows, "exponent": round(exponent, 3)}
+        yield found
 
 
-def grown(times: int) -> dict[str, Any]:
-    """Train an epoch on so many times the base's images; return its seconds and the process's peak of memory."""
+def in_turns(rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield, round by round, images a second of every way, and how many times those of the first two the last has."""
+    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(1, rounds + 1):
+        for way, (processes, cores) in WAYS.items():
+            row = apart(2, processes, cores)
+            speeds[way].append(round(row["samples"] / row["seconds"]))
+        *others, two = speeds.values()
+        names = ("times_one_core", "times_two_cores_of_one_process")
+        ratios = {
+            name: [round(ours / theirs, 2) for ours, theirs in zip(two, each, strict=True)]
+            for name, each in zip(names, others, strict=True)
+        }
+        medians = {name: median(each) for name, each in ratios.items()}
+        yield {"n": turn, "images_per_s": speeds, "medians": medians, "all": ratios}
+
+
+def apart(times: int, processes: int, cores: int) -> dict[str, Any]:
+    """Train an epoch on so many times the base's images in a process of its own, which may start others."""
+    line = [sys.executable, "-W", "ignore", __file__, "--grown", str(times), str(processes), str(cores)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-1500:])
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(processes, cores, row, flush=True)
+    return row
+
+
+def spread(place: Place, folder: Path) -> tuple[float, list[int]]:
+    """Train two epochs at a process's place; return the seconds of the second and every process's peak of memory."""
+    epoch(folder, bare=False, place=place)  # warm
+    seconds = epoch(folder, bare=False, place=place)
+    return seconds, ranks.gathered(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def grown(times: int, processes: int, cores: int) -> dict[str, Any]:
+    """Train an epoch on so many times the base's images; return its seconds and the processes' peaks of memory."""
     from tasks import shards
+
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
     known = ROOT / "data/prepare/fashion"
     base = [sample for _, sample in zip(range(BASE), shards.read(known, "train"), strict=False)]
@@ -191,19 +237,19 @@ def grown(times: int) -> dict[str, Any]:
         folder = Path(name)
         shards.write(folder, "train", (sample for _ in range(times) for sample in base), 10_000)
         (folder / "spec.json").write_bytes((known / "spec.json").read_bytes())
-        epoch(folder, bare=False)  # warm
-        seconds = epoch(folder, bare=False)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"samples": BASE * times, "seconds": round(seconds, 2), "peak_mb": round(peak_mb)}
+        place = ranks.here(processes, 1, 128)
+        with siblings.together(place, spread, (folder,)):
+            seconds, peaks_mb = spread(place, folder)
+    return {"samples": BASE * times, "seconds": round(seconds, 2), "peak_mb": peaks_mb}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", nargs="?", type=int, default=5)
-    parser.add_argument("--parts", nargs="+", default=["target", "loop", "growth"])
-    parser.add_argument("--grown", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--parts", nargs="+", default=["target", "loop", "growth", "processes"])
+    parser.add_argument("--grown", type=int, nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.grown:
-        print(json.dumps(grown(given.grown)))
+        print(json.dumps(grown(*given.grown)))
     else:
         main(given.seeds, given.parts)

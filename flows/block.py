@@ -137,6 +137,8 @@ def train(found: Survey) -> str:
     label_smoothing: 0.1
     schedule_epochs: {epochs}\tof {count:,} pictures each: the learning-rate cycle
     max_epochs: {epochs + max(2, epochs // 2)}
+    devices: 1\tprocesses that share each batch: GPUs, or shares of the cores
+    num_nodes: 1\tmachines of so many each
 """
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from tasks import ranks
 from tasks.digest import sha256
 
 KEPT = 2
@@ -29,9 +30,11 @@ class Durable(TorchCheckpointIO):
             old.unlink()
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        """Read tensors and plain values, never code."""
+        """Read tensors and plain values, never code; the first process's file, which others may not have."""
         import torch
 
+        if not ranks.alone():
+            path = io.BytesIO(ranks.told(Path(path).read_bytes() if ranks.first() else b""))
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
-from tasks import checkpoints
+from tasks import checkpoints, ranks
 from tasks.interval import wilson
 
 PROGRESS_S = 5.0
@@ -78,7 +78,7 @@ class Judge(pl.Callback):
         """Start the clock, as imports and data set-up are not training; be the one who is told to stop."""
         self.started = self.shown = self.saved = time.monotonic()
         for number in SIGNALS:
-            signal.signal(number, self.stop)
+            signal.signal(number, self.stop if ranks.first() else signal.SIG_DFL)
 
     def stop(self, number: int, frame: Any) -> None:
         """Remember that somebody asked us to stop: only between two batches is the state whole."""
@@ -94,7 +94,8 @@ class Judge(pl.Callback):
                 flush=True,
             )
         left = batches - index - 1
-        if left and (left == 1 or self.asked_to_stop or now - self.saved >= CHECKPOINT_S):
+        due = bool(left and (left == 1 or self.asked_to_stop or now - self.saved >= CHECKPOINT_S))
+        if ranks.agreed(due):
             self.keep(trainer)
         if left:
             self.leave(trainer)
@@ -105,7 +106,8 @@ class Judge(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, learner: Any) -> None:
         """Judge the epoch."""
-        count, epoch = learner.validation, learner.epoch
+        count = ranks.summed(learner.validation)
+        epoch = ranks.summed(learner.epoch | {"loss": float(learner.epoch["loss"])})
         low, high = wilson(count["correct"], count["n"])
         row = {
             "epoch": trainer.current_epoch + 1,
@@ -113,7 +115,7 @@ class Judge(pl.Callback):
             "seconds": round(self.seconds, 2),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "samples": epoch["samples"],
-            "train_loss": float(epoch["loss"]) / epoch["batches"],
+            "train_loss": epoch["loss"] / epoch["batches"],
             "validation_loss": count["loss"] / count["n"],
             "validation": count["correct"] / count["n"],
             "low": low,
@@ -125,7 +127,8 @@ class Judge(pl.Callback):
         self.write()
         if not self.best or row["validation"] > self.best["validation"]:
             self.best = row
-            save(learner.network, self.weights)
+            if ranks.first():
+                save(learner.network, self.weights)
         print(f"epoch {row['epoch']}: validation {row['validation']:.4f} ({low:.4f} to {high:.4f})", flush=True)
         self.shown = time.monotonic()
         if wilson(count["correct"], count["n"], self.confidence)[0] >= self.target:
@@ -157,6 +160,8 @@ class Judge(pl.Callback):
 
     def write(self) -> None:
         """Write the CSV that MLflow mirrors while training runs; a reader sees a whole row or none of it."""
+        if not ranks.first():
+            return
         aside = self.folder / "curves.csv.partial"
         with aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[0]) if self.rows else [])

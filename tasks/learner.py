@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from tasks import ranks
+
 WARM_UP = 0.2  # share of the cycle that the learning rate climbs
 START = 0.1  # share of the peak where it begins
 FLOOR = 0.02  # share of the peak where it rests after the cycle
@@ -38,6 +40,11 @@ class Learner(pl.LightningModule):
         self.epoch: dict[str, Any] = {"loss": 0.0, "batches": 0, "samples": 0}
         self.validation = {"correct": 0, "n": 0, "loss": 0.0}
 
+    def setup(self, stage: str) -> None:
+        """Draw other numbers than the other processes, as they see other samples."""
+        if not ranks.alone():
+            torch.manual_seed(self.knobs["seed"] + self.global_rank)
+
     def on_train_start(self) -> None:
         """Go on within an epoch as it was begun."""
         self.choose()
@@ -65,22 +72,25 @@ class Learner(pl.LightningModule):
         return value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was counted in this epoch, and the random state."""
+        """Keep what each process counted in this epoch, and its random state."""
         counts = self.epoch | {"loss": float(self.epoch["loss"])}
-        checkpoint["engineworks"] = {"epoch": counts, "random": torch.get_rng_state()}
+        checkpoint["engineworks"] = ranks.gathered({"epoch": counts, "random": torch.get_rng_state()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting, and drawing, where the checkpoint was taken."""
-        self.epoch = dict(checkpoint["engineworks"]["epoch"])
-        torch.set_rng_state(checkpoint["engineworks"]["random"])
+        own = ranks.own(checkpoint["engineworks"])
+        self.epoch = dict(own["epoch"])
+        torch.set_rng_state(own["random"])
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
         self.validation = {"correct": 0, "n": 0, "loss": 0.0}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Count what is right."""
+        """Count what is right; of several processes some come to an end without a sample."""
         x, y = batch
+        if not len(y):
+            return
         output = self.network(channels_last(x))
         self.validation["correct"] += self.problem.correct(output, y)
         self.validation["n"] += len(y)

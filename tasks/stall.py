@@ -5,6 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from tasks import ranks
+
 
 class Stall(pl.Callback):
     """Per epoch, the share of training time that was spent waiting for a batch; validation is not counted."""
@@ -30,5 +32,5 @@ class Stall(pl.Callback):
         self.share = (self.batches.waited - self.waited) / max(1e-9, time.monotonic() - self.began)
 
     def row(self) -> dict[str, float]:
-        """Return what a row of the curves says of it."""
-        return {"input_stall": self.share}
+        """Return what a row of the curves says of it: the process that waited longest held up all."""
+        return {"input_stall": max(ranks.gathered(self.share))}

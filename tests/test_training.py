@@ -165,13 +165,13 @@ def test_a_checkpoint_that_carries_code_is_refused_not_run(data: Path, tmp_path:
 def test_a_kill_after_the_last_step_trains_nothing_again(
     data: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks import train as module
+    from tasks import pictures
 
     def die(*_: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.pictures, "curves", die)
+        patch.setattr(pictures, "curves", die)
         with pytest.raises(Killed):
             train(data, "late")
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", die)

@@ -34,6 +34,8 @@ TRAIN: dict[str, Any] = {
     "label_smoothing": 0.1,
     "schedule_epochs": 2,
     "max_epochs": 2,
+    "devices": 1,
+    "num_nodes": 1,
 }
 
 

@@ -22,13 +22,16 @@ def loader(
     seed: int = 0,
     device: str = "cpu",
     threads: int = 2,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> "Batches":
     """Return an iterable of `(x, y)`: x float32 [batch, *shape], y int64 [batch]; it can be walked again.
 
     With an `augmentation` (augment.json) the samples are shuffled and changed anew in every epoch and the last, short
-    batch is dropped; without one they come plain and in order, all of them.
+    batch is dropped; without one they come plain and in order, all of them. Of several processes each `rank` gives its
+    part of the samples, another one in every epoch, and all give as many batches: the last may be of no sample.
     """
-    return Batches(prepare, split, spec, batch_size, augmentation, seed, device, threads)
+    return Batches(prepare, split, spec, batch_size, augmentation, seed, device, threads, rank, ranks)
 
 
 class Batches:
@@ -38,7 +41,7 @@ class Batches:
     """
 
     def __init__(self, *graph: Any) -> None:
-        self.graph, self.training = graph, graph[4] is not None
+        self.graph, self.training, self.ranks = graph, graph[4] is not None, graph[-1]
         self.given, self.resumed = 0, False  # batches given in this epoch; whether the next walk goes on with it
         self.waited = 0.0  # seconds that those who asked for a batch waited for it, in all
         self.iterator = self.walk(None)
@@ -49,27 +52,32 @@ class Batches:
         from nvidia.dali.plugin.base_iterator import LastBatchPolicy
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-        policy = LastBatchPolicy.DROP if self.training else LastBatchPolicy.PARTIAL
+        policy = LastBatchPolicy.DROP if self.training and self.ranks == 1 else LastBatchPolicy.PARTIAL
         graph = pipeline(*self.graph, checkpoint)  # type: ignore[call-arg]
+        self.samples = graph.reader_meta("reader")["epoch_size"]
         return DALIGenericIterator(graph, ["x", "y"], reader_name="reader", last_batch_policy=policy, auto_reset=True)
 
     def __len__(self) -> int:
+        if self.training and self.ranks > 1:  # DALI pads to the longest part; what is left over is dropped here
+            return self.samples // self.ranks // self.graph[3]
         return len(self.iterator)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         self.given, self.resumed = self.given if self.resumed else 0, False
         batches = iter(self.iterator)
         with ThreadPoolExecutor(1) as aside:
-            fetched = aside.submit(self.fetch, batches)
+            fetched = aside.submit(self.fetch, batches, self.given + 1)
             while (found := self.settled(fetched)) is not None:
-                fetched = aside.submit(self.fetch, batches)
+                fetched = aside.submit(self.fetch, batches, self.given + 2)
                 x, y, checkpoint = found
                 self.given, self.before, self.after = self.given + 1, self.after, checkpoint
                 yield x, y
 
-    def fetch(self, batches: Any) -> tuple[Any, Any, bytes] | None:
-        """Return DALI's next batch and its checkpoint behind it, None at the end of an epoch."""
+    def fetch(self, batches: Any, number: int) -> tuple[Any, Any, bytes] | None:
+        """Return DALI's next batch, which has this number, and its checkpoint behind it, None at an epoch's end."""
         (batch,) = next(batches, (None,))
+        while batch is not None and number > len(self):
+            (batch,) = next(batches, (None,))
         if batch is None:
             return None
         return batch["x"], batch["y"].squeeze(-1).long(), self.checkpoint()
@@ -105,7 +113,9 @@ class Batches:
         self.iterator = self.walk(self.after)
         self.given, self.resumed = state["given"], state["given"] < len(self)
         if not self.resumed:
-            next(iter(self.iterator))
+            batches = iter(self.iterator)
+            for number in (self.given, self.given + 1):
+                self.fetch(batches, number)
 
 
 def pipeline(
@@ -117,6 +127,8 @@ def pipeline(
     seed: int,
     device: str,
     threads: int,
+    rank: int,
+    ranks: int,
     checkpoint: bytes | None,
 ) -> Any:
     """Return the DALI graph, shards -> the modality's operators -> tensors, on the CPU or, the same, on the GPU."""
@@ -127,8 +139,8 @@ def pipeline(
     graph = Pipeline(
         batch_size=batch_size,
         num_threads=threads,
-        device_id=0 if device == "gpu" else None,
-        seed=seed,
+        device_id=current_gpu() if device == "gpu" else None,
+        seed=seed + rank,
         enable_checkpointing=training,
         exec_dynamic=True,  # lets functions of Python join in
         checkpoint=checkpoint,
@@ -142,7 +154,9 @@ def pipeline(
             missing_component_behavior="error",
             random_shuffle=training,
             initial_fill=SHUFFLE_BUFFER,
-            pad_last_batch=not training,
+            pad_last_batch=not training or ranks > 1,
+            shard_id=rank,
+            num_shards=ranks,
             seed=seed,
         )
         encoded, label = components
@@ -154,6 +168,13 @@ def pipeline(
         graph.set_outputs(x, fn.reinterpret(label, dtype=types.INT32))
     graph.build()
     return graph
+
+
+def current_gpu() -> int:
+    """Return the GPU that torch was given."""
+    import torch
+
+    return int(torch.cuda.current_device())
 
 
 def arrays(prepare: Path, split: str, spec: dict[str, Any], batch_size: int) -> Iterator[tuple[Any, Any]]:
