@@ -117,7 +117,7 @@ class Composed:
         self.spawn(service, self.command(service), self.environment(service), cwd=self.folder)
         self.wait(service)
 
-    def wait(self, service: str, timeout_s: float = 120) -> None:
+    def wait(self, service: str, timeout_s: float = 240) -> None:
         """Wait until the check of the file is content."""
         deadline = time.monotonic() + timeout_s
         while not self.healthy(service):
