@@ -37,14 +37,19 @@ def mlflow_environment() -> dict[str, str]:
 
 def links(pipeline: str | None = None) -> dict[str, str]:
     """Return the addresses that people open; of MLflow the runs of a pipeline, else the list of all."""
-    inherited = addresses.inherited()
-    mlflow = without_credentials(inherited.get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}"))
+    mlflow = found("MLFLOW", "MLFLOW_TRACKING_URI")
     place = f"/{connect(pipeline)[1]}/runs" if pipeline else ""
     return {
-        "Prefect": inherited.get("PREFECT_API_URL", f"http://{addresses.address('PREFECT')}").removesuffix("/api"),
-        "MLflow": f"{mlflow.rstrip('/')}/#/experiments{place}{TRAINING}" if mlflow.startswith("http") else mlflow,
+        "Prefect": found("PREFECT", "PREFECT_API_URL").removesuffix("/api"),
+        "MLflow": f"{mlflow}/#/experiments{place}{TRAINING}" if mlflow.startswith("http") else mlflow,
         "Door": f"http://{addresses.address('HTTP')}",
     }
+
+
+def found(name: str, variable: str) -> str:
+    """Return where people find a server: where `ENGINEWORKS_<name>_PAGE` says, else where we do."""
+    theirs = os.environ.get(f"ENGINEWORKS_{name}_PAGE") or addresses.inherited().get(variable)
+    return without_credentials(theirs).rstrip("/") if theirs else f"http://{addresses.address(name)}"
 
 
 def report_page(pipeline: str) -> str | None:
@@ -52,12 +57,11 @@ def report_page(pipeline: str) -> str | None:
 
     MLflow's UI, as its server hands files out for download only.
     """
-    base = addresses.inherited().get("MLFLOW_TRACKING_URI", f"http://{addresses.address('MLFLOW')}")
-    if not base.startswith("http"):
+    home = found("MLFLOW", "MLFLOW_TRACKING_URI")
+    if not home.startswith("http"):
         return None
     key = json.loads(Path("models", "record", f"{pipeline}.json").read_text())["run_key"]
     client, experiment_id = connect(pipeline)
     runs = tagged(client, experiment_id, RUN_KEY, key)
     run = min(runs, key=lambda each: each.info.status != "FINISHED")
-    home = without_credentials(base).rstrip("/")
     return f"{home}/#/experiments/{experiment_id}/runs/{run.info.run_id}/artifacts/{PAGE}{TRAINING}"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,8 @@ def owned(flow_run_id: str, pipeline: str) -> Iterator[None]:
 
     One that was told to stop may not get to tell Prefect, whose server stops, too: its mark stays, to be closed.
     """
-    content = {"pid": os.getpid(), "created": psutil.Process().create_time(), "pipeline": pipeline}
+    mine = {"host": platform.node(), "pid": os.getpid(), "created": psutil.Process().create_time()}
+    content = mine | {"pipeline": pipeline}
     path = RUNS / f"{flow_run_id}.json"
     atomic.write_json(path, content)
     try:
@@ -39,7 +41,7 @@ def note_live_run(run_id: str) -> None:
     """Add the MLflow run that follows this process's training."""
     for path in RUNS.glob("*.json"):
         content = json.loads(path.read_text())
-        if content["pid"] == os.getpid():
+        if is_here(content) and content["pid"] == os.getpid():
             atomic.write_json(path, content | {"mlflow_run_id": run_id})
 
 
@@ -51,7 +53,7 @@ def close_orphans() -> list[str]:
             content = json.loads(path.read_text())
         except FileNotFoundError:  # its run has just ended, or another one closes it
             continue
-        if owner_lives(content):
+        if not is_here(content) or owner_lives(content):
             continue
         closed = crash(path.stem)
         if "mlflow_run_id" in content:
@@ -70,7 +72,7 @@ def interrupt() -> list[str]:
     for path in sorted(RUNS.glob("*.json")):
         with contextlib.suppress(FileNotFoundError):
             content = json.loads(path.read_text())
-            if owner_lives(content) and content["pid"] != os.getpid():
+            if is_here(content) and owner_lives(content) and content["pid"] != os.getpid():
                 found.append(content)
     owners = [psutil.Process(content["pid"]) for content in found]
     for owner in owners:
@@ -79,6 +81,11 @@ def interrupt() -> list[str]:
     for owner in left:
         owner.kill()
     return sorted({content["pipeline"] for content in found})
+
+
+def is_here(content: dict[str, Any]) -> bool:
+    """Tell whether an owner is of this machine: those in other containers are their pool's worker's to close."""
+    return bool(content.get("host", platform.node()) == platform.node())
 
 
 def owner_lives(content: dict[str, Any]) -> bool:

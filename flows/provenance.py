@@ -1,5 +1,6 @@
 """One truth in three tools: what Prefect, MLflow and the last deploy say of the files as they lie."""
 
+import base64
 import json
 import logging
 import os
@@ -37,13 +38,19 @@ def prefect_api() -> str:
 
 def ask(path: str, body: dict[str, Any]) -> list[dict[str, Any]] | None:
     """Return what Prefect's API answers; None where it does not."""
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"} | authorization()
     request = urllib.request.Request(f"{prefect_api()}/{path}", json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return list(json.load(answer))
     except (OSError, HTTPException, ValueError):  # nobody there, or somebody else
         return None
+
+
+def authorization() -> dict[str, str]:
+    """Return the header that a Prefect with a password wants (`PREFECT_API_AUTH_STRING`, user:password)."""
+    given = os.environ.get("PREFECT_API_AUTH_STRING", "")
+    return {"Authorization": f"Basic {base64.b64encode(given.encode()).decode()}"} if given else {}
 
 
 def last_runs(stages: list[str]) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,17 +32,20 @@ def main() -> None:
     from prefect.workers.process import ProcessWorker
 
     pool = os.environ["ENGINEWORKS_POOL"]
-    make_pool(pool, ProcessWorker)
+    kind = make_pool(pool, ProcessWorker)
     slots.create()
     for line in [*ownership.close_orphans(), *clear_missed()]:
         print(line, flush=True)
     apply()
     with contextlib.suppress(KeyboardInterrupt):  # how `make down` ends it
+        if kind != ProcessWorker.type:
+            print(f"{pool} is of type {kind}: a worker of that type starts its runs, we do not", flush=True)
+            signal.pause()
         asyncio.run(ProcessWorker(work_pool_name=pool, create_pool_if_not_found=False).start())
 
 
-def make_pool(name: str, worker: Any) -> None:
-    """Have Prefect know the pool; one that is there keeps what people set."""
+def make_pool(name: str, worker: Any) -> str:
+    """Have Prefect know the pool and return its type; one that is there keeps what people set."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
@@ -51,7 +55,8 @@ def make_pool(name: str, worker: Any) -> None:
         try:
             client.create_work_pool(WorkPoolCreate(name=name, type=worker.type, base_job_template=template))
         except ObjectAlreadyExists:
-            return
+            return str(client.read_work_pool(name).type)
+    return str(worker.type)
 
 
 def clear_missed() -> list[str]:
