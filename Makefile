@@ -3,7 +3,7 @@ PIPELINE ?= fashion
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := 0.13.9
-DOWNLOAD := 1.3 GB
+DOWNLOAD := 1.5 GB
 
 .PHONY: run test up down setup lock lint gpu-check bench-engines bench-input bench-train bench-abuse bench-serving
 run: .venv/ready ## data -> trained -> optimised -> deployed
