@@ -28,7 +28,6 @@ from tests.composed import Composed
 from tests.conftest import Miniature
 from tests.miniature import ROOT
 from tests.test_x_kills import until
-from tests.test_yy_observe import promtool  # noqa: F401
 
 OURS = {"prefect", "mlflow", "buckets", "engineworks"}
 SECRETS = sorted(name for name, value in composed.documented().items() if not value)
@@ -364,7 +363,7 @@ def test_the_worker_runs_a_deployment(server: Composed, moved: Miniature) -> Non
 def test_prometheus_starts_as_the_file_says_and_sees_the_supervisor(
     server: Composed,
     moved: Miniature,
-    promtool: Path,  # noqa: F811
+    promtool: Path,
 ) -> None:
     rules = server.folder / "observability"
     shutil.copytree(ROOT / "infra/observability", rules)
