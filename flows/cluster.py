@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from flows.rows import PART
 from flows.serving import MODELS
 from tasks.package import VERSION
 
+CONNECT_S = 5.0
 LOCAL = "local"  # a cluster of this machine alone, for the while
+REMEDY = f"start it (ray start --head), or use --ray {LOCAL}"
 LEFT_OUT = ("__pycache__", "model.py")  # of a live part: what Triton alone wants
 
 
@@ -50,13 +53,14 @@ def connected(cluster: str) -> Iterator[None]:
         raise ValueError("Ray is not installed: pip install 'engineworks[ray]'") from None
     from ray.data import DataContext
 
+    refuse_silent(cluster)
     here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     where: dict[str, Any] = here if cluster == LOCAL else {"address": cluster}
     environment = {"env_vars": {"PYTHONPATH": str(Path.cwd())}}
     try:
         ray.init(**where, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
-        raise ValueError(f"Ray at {cluster} does not answer ({error}); start it, or use --ray {LOCAL}") from None
+        raise ValueError(f"Ray at {cluster}: {error}; {REMEDY}") from None
     try:
         context = DataContext.get_current()
         context.enable_progress_bars = False
@@ -64,6 +68,17 @@ def connected(cluster: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def refuse_silent(cluster: str) -> None:
+    """Raise `ValueError` where nobody listens at `HOST:PORT`: Ray itself would try for minutes."""
+    host, _, port = cluster.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.rpartition("/")[2], int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise ValueError(f"Ray at {cluster} does not answer ({error.strerror or error}); {REMEDY}") from None
 
 
 def computed(pipeline: str, reader: Reader, paths: list[Path]) -> Iterator[Any]:
