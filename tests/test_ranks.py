@@ -291,9 +291,10 @@ def test_parts_that_rest_do_so_in_two_processes_too(data: Path) -> None:
 
 @pytest.mark.slow
 def test_two_nodes_train_what_two_processes_of_one_do(data: Path, undisturbed: Training) -> None:
-    """Both on loopback; node 1 has a folder of its own and leaves nothing there."""
+    """Both on loopback, each with half the cores; node 1 has a folder of its own and leaves nothing there."""
     (port,) = free_ports(1)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    meeting["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // 2))  # bits depend on it
     knobs = LONG | {"devices": 1, "num_nodes": 2}
     nodes = [Training(data, f"node-{n}", meeting | {"NODE_RANK": str(n)}, **knobs) for n in range(2)]
     assert nodes[0].whole()["samples_per_epoch"] == 1216
