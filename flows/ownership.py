@@ -57,13 +57,24 @@ def close_orphans() -> list[str]:
             continue
         closed = crash(path.stem)
         if "mlflow_run_id" in content:
-            from tasks.mirror import end_live_run
-
-            end_live_run(content["mlflow_run_id"], "KILLED", KILLED)
+            end_in_mlflow(content["mlflow_run_id"])
         path.unlink(missing_ok=True)
         if closed:
             lines.append(f"closed the run of {content['pipeline']} that was killed (process {content['pid']})")
     return lines
+
+
+def end_in_mlflow(run_id: str) -> None:
+    """Close the run that followed a killed training; one that MLflow does not know was another MLflow's."""
+    from mlflow.exceptions import MlflowException
+
+    from tasks.mirror import end_live_run
+
+    try:
+        end_live_run(run_id, "KILLED", KILLED)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def interrupt() -> list[str]:

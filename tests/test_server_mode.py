@@ -32,7 +32,9 @@ from tests.test_x_kills import until
 OURS = {"prefect", "mlflow", "buckets", "engineworks"}
 SECRETS = sorted(name for name, value in composed.documented().items() if not value)
 NIGHTLY = {"run", "retrain", "monitor", "requalify"}
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
 OUTAGE_S = 20
+PATIENCE_S = 300  # that a busy machine keeps, too
 
 
 # The file.
@@ -146,10 +148,12 @@ def moved(ran: Miniature, server: Composed) -> Iterator[Miniature]:
     """The miniature as the file's `engineworks`: worker, replicas, door and supervisor, all else on the servers."""
     assert ran.shell("make down").returncode == 0
     system = replace(ran, environment=ran.environment | server.environment("engineworks"))
+    mark = {"pid": 2**22, "created": 0.0, "pipeline": "fashion", "mlflow_run_id": "0" * 32}
+    (ran.folder / f".state/runs/{UNKNOWN}.json").write_text(json.dumps(mark))  # of a kill, by the servers before
     server.spawn("engineworks", server.command("engineworks"), system.environment, cwd=ran.folder)
     try:
-        composed.until_answers(f"{system.url('HTTP')}/v2/health/live")
-        until(lambda: prefect(server, "deployments/filter", {}), 90)
+        composed.until_answers(f"{system.url('HTTP')}/v2/health/live", PATIENCE_S)
+        until(lambda: prefect(server, "deployments/filter", {}), PATIENCE_S)
         yield system
     finally:
         server.stop("engineworks")
@@ -187,7 +191,7 @@ def mlflow(server: Composed, path: str, body: Any = None, **headers: str) -> tup
     )
 
 
-def python(system: Miniature, code: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def python(system: Miniature, code: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """Run Python in the miniature with its environment."""
     words = [sys.executable, "-W", "ignore", "-c", code]
     return subprocess.run(
@@ -267,7 +271,7 @@ def test_the_same_deployments_serve_a_pool_of_another_type(server: Composed, els
     assert made.returncode == 0, made.stdout + made.stderr
     server.spawn("worker", [sys.executable, "-m", "flows.worker"], own, cwd=elsewhere)
     try:
-        until(lambda: f"is of type {kind}: a worker of that type" in server.log("worker").read_text(), 90)
+        until(lambda: f"is of type {kind}: a worker of that type" in server.log("worker").read_text(), PATIENCE_S)
         found = prefect(server, "deployments/filter", {})
         assert len(found) == 7 and {each["work_pool_name"] for each in found} == {f"{kind}s"}
         folders = {step["directory"] for each in found for step in each["pull_steps"][0].values()}
@@ -279,7 +283,7 @@ def test_the_same_deployments_serve_a_pool_of_another_type(server: Composed, els
             runs = prefect(server, f"work_pools/{kind}s/get_scheduled_flow_runs", wanted)
             return {names[each["flow_run"]["deployment_id"]] for each in runs}
 
-        until(lambda: offered() == NIGHTLY, 90)
+        until(lambda: offered() == NIGHTLY, PATIENCE_S)
         assert server.running["worker"].poll() is None
     finally:
         server.stop("worker", signal.SIGINT)
@@ -344,17 +348,20 @@ def test_the_champion_is_loaded_and_a_pickle_is_not(server: Composed, moved: Min
     refused = python(moved, load)
     assert refused.returncode != 0 and "pickle is disallowed" in refused.stderr
     port = miniature.free_ports(1)[0]
-    served = moved.shell(f"mlflow models serve -m {model} --env-manager local --port {port}", timeout_s=120)
+    served = moved.shell(f"mlflow models serve -m {model} --env-manager local --port {port}")
     assert served.returncode != 0 and "pickle is disallowed" in served.stdout, served.stdout[-2000:]
 
 
 @pytest.mark.slow
 def test_the_worker_runs_a_deployment(server: Composed, moved: Miniature) -> None:
+    assert not (moved.folder / f".state/runs/{UNKNOWN}.json").exists(), "the worker closed what neither server knows"
     found = {each["name"]: each for each in prefect(server, "deployments/filter", {})}
     assert len(found) == 7 and {each["work_pool_name"] for each in found.values()} == {"engineworks"}
     started = {"parameters": {"pipeline": "fashion"}, "state": {"type": "SCHEDULED"}}
     run = prefect(server, f"deployments/{found['monitor']['id']}/create_flow_run", started)["id"]
-    until(lambda: prefect(server, f"flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 120)
+    until(
+        lambda: prefect(server, f"flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), PATIENCE_S
+    )
     state = prefect(server, f"flow_runs/{run}")["state"]
     assert state["type"] == "COMPLETED", state
 
@@ -381,7 +388,7 @@ def test_prometheus_starts_as_the_file_says_and_sees_the_supervisor(
             found = asked(f"{server.url('prometheus')}/api/v1/query?query=engineworks_replica_up")[1]["data"]["result"]
             return len(found) == 2 and all(each["value"][1] == "1" for each in found)
 
-        until(up, 60)
+        until(up, PATIENCE_S)
     finally:
         server.stop("prometheus")
 
@@ -429,7 +436,7 @@ def long(moved: Miniature) -> Iterator[subprocess.Popen[str]]:
     params = moved.folder / "params.yaml"
     before = params.read_text()
     content = yaml.safe_load(before)
-    content["pipelines"]["fashion"]["train"] |= {"seed": 7, "target": 0.9999, "schedule_epochs": 20, "max_epochs": 20}
+    content["pipelines"]["fashion"]["train"] |= {"seed": 7, "target": 0.9999, "schedule_epochs": 8, "max_epochs": 8}
     params.write_text(yaml.safe_dump(content, sort_keys=False))
     run = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run"],
@@ -452,7 +459,7 @@ def long(moved: Miniature) -> Iterator[subprocess.Popen[str]]:
 def test_a_run_outlives_a_database_that_is_away_for_a_while(
     server: Composed, moved: Miniature, long: subprocess.Popen[str]
 ) -> None:
-    until(lambda: list((moved.folder / "models/train").glob("fashion.training/*/curves.csv")), 300)
+    until(lambda: list((moved.folder / "models/train").glob("fashion.training/*/curves.csv")), PATIENCE_S)
     server.stop("postgres", signal.SIGQUIT)  # at once, connections and all
     time.sleep(OUTAGE_S)
     assert mlflow(server, "api/2.0/mlflow/experiments/search?max_results=1")[0] >= 500
@@ -461,15 +468,14 @@ def test_a_run_outlives_a_database_that_is_away_for_a_while(
     assert long.returncode == 3 and "target" in said, said  # recorded, and refused by the gate
     left = "select distinct state_type from flow_run where state_type <> 'SCHEDULED'"
     assert server.psql("prefect", "--command", left) == "COMPLETED\n"
-    rows = "select count(*) from metrics join runs using (run_uuid) where key = 'curves/loss' and status = 'FINISHED'"
-    assert int(server.psql("mlflow", "--command", rows)) > 20
+    runs = "select count(distinct run_uuid) from metrics join runs using (run_uuid)"
+    curves = f"{runs} where key = 'curves/train_loss' and status = 'FINISHED'"
+    assert server.psql("mlflow", "--command", curves) == "2\n"  # that before, and this one
 
 
 @pytest.mark.slow
 def test_no_secret_is_in_a_log_a_list_of_processes_or_what_was_recorded(server: Composed, moved: Miniature) -> None:
-    secrets = {server.variables[name] for name in SECRETS} - {
-        server.variables["STORE_KEY"]
-    }  # an identity, sent in plain
+    secrets = [server.variables[name] for name in SECRETS if name != "STORE_KEY"]  # which is a name, sent in plain
     texts = {str(path): path.read_text(errors="replace") for path in server.folder.glob("*.log")}
     for place in (".state/logs", ".state/prefect", ".state/pids", ".state/runs", ".dvc", "models", "metrics"):
         for path in (moved.folder / place).rglob("*"):
