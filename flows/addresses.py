@@ -61,6 +61,7 @@ def adopt() -> None:
         "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # runs' logs are in the Prefect UI and .state/logs
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # else its background threads write to the terminal
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_CLIENT_MAX_RETRIES": "8",  # each after twice the wait of the one before: 8 minutes without a server
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

@@ -72,15 +72,19 @@ class Learner(pl.LightningModule):
         return value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what each process counted in this epoch, and its random state."""
+        """Keep what each process counted in this epoch, and its random states: on a GPU dropout draws from its own."""
         counts = self.epoch | {"loss": float(self.epoch["loss"])}
-        checkpoint["engineworks"] = ranks.gathered({"epoch": counts, "random": torch.get_rng_state()})
+        on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        kept = {"epoch": counts, "random": torch.get_rng_state(), "gpu_random": on_gpu}
+        checkpoint["engineworks"] = ranks.gathered(kept)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting, and drawing, where the checkpoint was taken."""
         own = ranks.own(checkpoint["engineworks"])
         self.epoch = dict(own["epoch"])
         torch.set_rng_state(own["random"])
+        if torch.cuda.is_available() and own["gpu_random"] is not None:
+            torch.cuda.set_rng_state(own["gpu_random"])
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
