@@ -80,11 +80,9 @@ def moved(image: Any, knobs: Augmentation, spec: dict[str, Any]) -> Any:
         factor = drawn(knobs.scale, neutral=1.0)
         warps.append(fn.transforms.scale(scale=fn.stack(factor, factor), center=centre))
     if "shear" in active:
-        angles = fn.stack(drawn(knobs.shear, neutral=0.0), drawn(knobs.shear, neutral=0.0))
-        warps.append(fn.transforms.shear(angles=angles, center=centre))
+        warps.append(fn.transforms.shear(angles=on_both_axes(knobs.shear), center=centre))
     if "shift" in active:
-        offset = fn.stack(drawn(knobs.shift, neutral=0.0), drawn(knobs.shift, neutral=0.0))
-        warps.append(fn.transforms.translation(offset=offset))
+        warps.append(fn.transforms.translation(offset=on_both_axes(knobs.shift)))
     if not warps:
         return image
     matrix = fn.transforms.combine(*warps) if len(warps) > 1 else warps[0]
@@ -128,8 +126,8 @@ def erased(image: Any, knobs: Augmentation, spec: dict[str, Any]) -> Any:
     if "erasing" not in knobs.active():
         return image
     assert knobs.erasing
-    touched, sides = chosen(knobs.erasing), list(knobs.erasing.range)
-    height, width = fn.random.uniform(range=sides) * touched, fn.random.uniform(range=sides) * touched
+    touched = chosen(knobs.erasing)
+    height, width = (uniform(knobs.erasing.range) * touched for _ in "HW")
     top, left = ((1.0 - side) * fn.random.uniform(range=[0.0, 1.0]) for side in (height, width))
     return fn.erase(
         image,
@@ -150,10 +148,23 @@ def mirror(knobs: Augmentation) -> Any:
 
 def drawn(knob: Ranged | None, neutral: float) -> Any:
     """Draw the strength per image: `neutral` for those left alone."""
+    assert knob is not None
+    return neutral + chosen(knob) * (uniform(knob.range) - neutral)
+
+
+def on_both_axes(knob: Ranged | None) -> Any:
+    """Draw a strength for each axis, of the images that are to change: one coin, or more than their share would."""
     from nvidia.dali import fn
 
     assert knob is not None
-    return neutral + chosen(knob) * (fn.random.uniform(range=list(knob.range)) - neutral)
+    return chosen(knob) * fn.stack(uniform(knob.range), uniform(knob.range))
+
+
+def uniform(range: tuple[float, float]) -> Any:
+    """Draw a number per image; DALI itself draws none from a range of one number."""
+    from nvidia.dali import fn
+
+    return range[0] + (range[1] - range[0]) * fn.random.uniform(range=[0.0, 1.0])
 
 
 def chosen(knob: Chance) -> Any:
@@ -170,15 +181,8 @@ def variants(
     import numpy as np
     from nvidia.dali import Pipeline, fn, types
 
-    pipeline = Pipeline(
-        batch_size=len(images),
-        num_threads=1,
-        device_id=None,
-        seed=0,
-        prefetch_queue_depth=1,
-        exec_pipelined=False,
-        exec_async=False,
-    )
+    options = {"prefetch_queue_depth": 1, "exec_pipelined": False, "exec_async": False}
+    pipeline = Pipeline(batch_size=len(images), num_threads=1, device_id=None, seed=0, **options)
     with pipeline:
         encoded = fn.external_source(name="image", dtype=types.UINT8, ndim=1)
         plain = preprocess.decode(encoded, spec)
