@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import backends as modules
-from tasks import passport
+from tasks import passport, target
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Engine:
 
     @property
     def missing(self) -> str | None:
-        """Why this machine can't run it; None where it can."""
-        return modules.backend(self.facts["backend"]).missing()
+        """Why this machine can't run it: nothing there runs such engines, or not this one; None where it can."""
+        module = modules.backend(self.facts["backend"])
+        return module.missing() or "; ".join(module.objections(self.path, self.facts, target.target())) or None
 
     @property
     def unserved(self) -> str | None:

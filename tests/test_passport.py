@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flows import cli
-from tasks import backends, passport, target
+from tasks import backends, engines, passport, target
 from tasks.build import build
 from tasks.quantize import to_int8
 from tests import networks
@@ -107,6 +107,15 @@ def test_what_check_lets_load_loads_and_answers(built: Path, backend: str, file:
     assert passport.check(built / backend / file, HERE) == passport.Verdict("load")
     x = np.zeros((3, 1, 28, 28), np.float32)
     assert backends.backend(backend).load(built / backend / file, 1)(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize(("backend", "file"), CPUS)
+def test_an_engine_that_a_machine_objects_to_is_named_not_loaded(built: Path, backend: str, file: str) -> None:
+    """As an engine of TensorRT for RTX is on a GPU it was not built for: `evaluate` and `measure` go on without it."""
+    facts = passport.read(built / backend / file)
+    assert engines.Engine("engine", built / backend / file, facts).missing is None
+    newer = facts | {"versions": {backend: "9999.1"}}
+    assert "9999.1, the target has" in str(engines.Engine("engine", built / backend / file, newer).missing)
 
 
 @pytest.mark.parametrize(("backend", "file"), ENGINES)
