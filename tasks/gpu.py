@@ -2,7 +2,10 @@
 
 import ctypes
 import importlib.metadata
-from dataclasses import dataclass
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
 from typing import Any
 
 DRIVER = "libcuda.so.1"
@@ -19,11 +22,19 @@ class Driver:
 
 
 def driver() -> Driver | None:
-    """Ask NVIDIA's driver, without torch; None where there is none."""
+    """Ask NVIDIA's driver, without torch; None where there is none.
+
+    A process of its own asks: CUDA answers no child that was forked from one that had asked (`footprint`).
+    """
     try:
-        cuda = ctypes.CDLL(DRIVER)
+        ctypes.CDLL(DRIVER)
     except OSError:
         return None
+    return Driver(**json.loads(subprocess.check_output([sys.executable, "-I", "-S", __file__], text=True)))
+
+
+def asked(cuda: ctypes.CDLL) -> Driver:
+    """Ask the driver from this process."""
     status = cuda.cuInit(0)
     if status:
         return Driver(error_name(cuda, status), "", [])
@@ -72,3 +83,7 @@ def missing() -> str | None:
         return "an NVIDIA driver, but no GPU answers on this machine"
     torch = importlib.metadata.version("torch")
     return f"torch {torch} is built without CUDA" if torch.endswith("+cpu") else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(asked(ctypes.CDLL(DRIVER)))))
