@@ -65,14 +65,17 @@ class Learner(pl.LightningModule):
         return value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was counted in this epoch, and the random state."""
+        """Keep what was counted in this epoch, and the random states: on a GPU dropout draws from its own."""
         counts = self.epoch | {"loss": float(self.epoch["loss"])}
-        checkpoint["engineworks"] = {"epoch": counts, "random": torch.get_rng_state()}
+        on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        checkpoint["engineworks"] = {"epoch": counts, "random": torch.get_rng_state(), "gpu_random": on_gpu}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting, and drawing, where the checkpoint was taken."""
         self.epoch = dict(checkpoint["engineworks"]["epoch"])
         torch.set_rng_state(checkpoint["engineworks"]["random"])
+        if torch.cuda.is_available() and checkpoint["engineworks"]["gpu_random"] is not None:
+            torch.cuda.set_rng_state(checkpoint["engineworks"]["gpu_random"])
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
