@@ -33,11 +33,14 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={report}", "-o", "junit_family=xunit1"]
-        code = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False).returncode
-        tests = outcomes(report)
-    RESULTS.write_text(json.dumps(results(tests), indent=2, ensure_ascii=False) + "\n")
-    print(f"{RESULTS.relative_to(ROOT)}: {json.dumps(results(tests)['summary'])}")
+        tests = sorted(str(path) for path in (ROOT / "tests").glob("test_gpu*.py"))
+        options = ["-m", "gpu", f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        command = [sys.executable, "-m", "pytest", *tests, *options]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
+        found = outcomes(report)
+    RESULTS.write_text(json.dumps(results(found), indent=2, ensure_ascii=False) + "\n")
+    print(f"{RESULTS.relative_to(ROOT)}: {json.dumps(results(found)['summary'])}")
     return code
 
 
