@@ -38,7 +38,7 @@ def mlflow_environment() -> dict[str, str]:
 def links(pipeline: str | None = None) -> dict[str, str]:
     """Return the addresses that people open; of MLflow the runs of a pipeline, else the list of all."""
     mlflow = found("MLFLOW", "MLFLOW_TRACKING_URI")
-    place = f"/{connect(pipeline)[1]}/runs" if pipeline else ""
+    place = f"/{connect(pipeline)[1]}" if pipeline else ""
     return {
         "Prefect": found("PREFECT", "PREFECT_API_URL").removesuffix("/api"),
         "MLflow": f"{mlflow}/#/experiments{place}{TRAINING}" if mlflow.startswith("http") else mlflow,
