@@ -23,7 +23,7 @@ from flows.rows import PART
 Counts = Counter[str | None]
 
 
-def score_folder(pipeline: str, folder: Path, out: Path, ray: str | None) -> int:
+def score_folder(pipeline: str, folder: Path, out: Path, ray: str | None = None) -> int:
     """Start what is needed and not up, score a folder, and print what came of it; return 0."""
     check(pipeline, folder, out)
     needed = [each for each in services.known() if ray is None or each.name == "prefect"]
