@@ -49,7 +49,9 @@ def test_prefect_has_every_deployment_its_schedule_and_the_trigger(ran: Miniatur
     assert {one["work_pool_name"] for one in found.values()} == {"engineworks"}
     assert all(one["description"] and one["enforce_parameter_schema"] for one in found.values())
     fields = found["score"]["parameter_openapi_schema"]["properties"]
-    assert list(fields) == ["pipeline", "folder", "out", "ray"] and all(field["description"] for field in fields.values())
+    assert list(fields) == ["pipeline", "folder", "out", "ray"] and all(
+        field["description"] for field in fields.values()
+    )
     assert "block of params.yaml" in fields["pipeline"]["description"]
     automations = ask(f"{console.api(ran)}/automations/filter", {})
     assert [each["name"] for each in automations] == ["retrain on drift"]
