@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := 0.13.9
 DOWNLOAD := 1.5 GB
+unexport PYTHONDONTWRITEBYTECODE # each process would compile the packages anew: twice the time of every import
 
 .PHONY: run test up down setup lock lint gpu-check bench-engines bench-input bench-train bench-abuse bench-serving
 run: .venv/ready ## data -> trained -> optimised -> deployed
