@@ -21,16 +21,22 @@ class Graph:
     def __init__(self, pipeline: str) -> None:
         self.pipeline = pipeline
         self.repo: Any = None
+        self.known: dict[str, Any] = {}  # kept, as DVC parses all its files anew after each question
         self.reload()
 
     def reload(self) -> None:
         """Read dvc.yaml, dvc.lock and params.yaml afresh."""
-        from dvc.repo import Repo
-
         logging.getLogger("dvc").setLevel(logging.ERROR)  # its warnings would run across our lines
         if self.repo is not None:
             self.repo.close()
-        self.repo = Repo(".")
+        self.repo = self.opened()
+        self.known = {each.addressing: each for each in self.repo.index.stages}
+
+    def opened(self) -> Any:
+        """Return DVC's repository."""
+        from dvc.repo import Repo
+
+        return Repo(".")
 
     def stages(self) -> list[str]:
         """Return the addresses (`train@fashion`) of all stages up to record, upstream first."""
@@ -48,25 +54,23 @@ class Graph:
 
     def foreign(self, stage: str) -> str | None:
         """Say why a stage that DVC calls fresh counts nothing on this machine; None where it counts."""
-        return foreign(self.repo, stage)
+        return foreign(self.known[stage])
 
     def takes_gpu(self, stage: str) -> bool:
         """Tell whether a stage takes all of a GPU where there is one, as its `meta` in dvc.yaml says."""
-        found = next(each for each in self.repo.index.stages if each.addressing == stage)
-        return bool((found.meta or {}).get("gpu"))
+        return bool((self.known[stage].meta or {}).get("gpu"))
 
     def close(self) -> None:
         """Let go of DVC's files."""
         self.repo.close()
 
 
-def foreign(repo: Any, stage: str) -> str | None:
+def foreign(stage: Any) -> str | None:
     """Ask a stage's module, where it has an opinion, whether its output is about this machine."""
-    tell = getattr(importlib.import_module(f"tasks.{stage.partition('@')[0]}"), "foreign", None)
+    tell = getattr(importlib.import_module(f"tasks.{stage.addressing.partition('@')[0]}"), "foreign", None)
     if tell is None:
         return None
-    outs = next(each for each in repo.index.stages if each.addressing == stage).outs
-    (out,) = (out for out in outs if out.fs_path.endswith(".json"))
+    (out,) = (out for out in stage.outs if out.fs_path.endswith(".json"))
     reason: str | None = tell(Path(out.fs_path)) if out.exists else None
     return reason
 

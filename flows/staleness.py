@@ -1,7 +1,6 @@
 """Why a stage is stale, by DVC's own record in dvc.lock: knobs leaf by leaf, data, code, outputs, the command."""
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -39,12 +38,11 @@ class Standing:
 class View(Graph):
     """DVC's view of a pipeline in a checkout whose configuration is left as it is (`graph.settle` would write it)."""
 
-    def reload(self) -> None:
-        """Read dvc.yaml, dvc.lock and params.yaml."""
+    def opened(self) -> Any:
+        """Return DVC's repository."""
         from dvc.repo import Repo
 
-        logging.getLogger("dvc").setLevel(logging.ERROR)
-        self.repo = Repo(".", config={"core": {"no_scm": not Path(".git").exists()}})
+        return Repo(".", config={"core": {"no_scm": not Path(".git").exists()}})
 
 
 def standings(repo: Any, stages: list[str]) -> list[Standing]:
@@ -82,7 +80,8 @@ def standing(repo: Any, stage: str, found: dict[str, Standing]) -> Standing:
 def reasons(repo: Any, stage: str) -> list[Reason]:
     """Return everything that DVC holds against a stage; nothing where it is fresh."""
     parts = repo.status(targets=[stage]).get(stage, [])
-    known, elsewhere = entry(repo, stage), foreign(repo, stage)
+    known = entry(repo, stage)
+    elsewhere = foreign(known)
     found = [reason for part in parts for reason in explain(repo, known, part)]
     found += [Reason("machine", "", elsewhere)] if elsewhere else []
     if parts and not any(each.hash_info for each in (*known.deps, *known.outs)):
