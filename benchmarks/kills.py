@@ -38,7 +38,7 @@ from tests.test_run import ask  # noqa: E402
 RESULTS = ROOT / "benchmarks/results/kills.json"
 SERVICES = ("prefect", "mlflow", "worker", "supervisor", "triton-0", "triton-1", "door")
 OURS = {"cli": "flows.cli", "dvc": "flows.reproducer", "stage": "tasks.command"}
-KILLS, GAP_S = (4, 12), (1.0, 15.0)  # of a round; between two
+KILLS, GAP_S = (6, 18), (0.5, 10.0)  # of a round; between two
 LONGEST_S = 600.0
 RECOVERED = (0, 3)  # done, or refused by a gate
 WHOLE = """

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -133,6 +134,8 @@ def sleeper() -> Iterator[Callable[[str], int]]:
 
     def start(name: str) -> int:
         started.append(subprocess.Popen([name, "60"], executable=shutil.which("sleep")))
+        while not psutil.Process(started[-1].pid).cmdline():  # the system shows it a moment later
+            time.sleep(0.01)
         return started[-1].pid
 
     yield start
