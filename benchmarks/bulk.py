@@ -4,7 +4,7 @@
 
 `engineworks score fashion FOLDER --ray ADDRESS` on a cluster of one and of two nodes, a core and so an engine each, on
 this machine, over 10,000 and 100,000 files (PNG, from fashion's training images), in turns. The command starts for some
-seconds, so the rate is that of the 90,000 files between the two sizes. Peaks of memory, sampled, are those of the command
+seconds, so the rate is that of the 90,000 files between the two sizes. Peaks of memory, sampled, are of the command
 and of the largest engine (PSS: of a page that processes share, each has its part). The servers' way beside it, for
 10,000. Wants a `make run` before. Writes benchmarks/results/bulk.json.
 """
