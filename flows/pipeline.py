@@ -65,8 +65,8 @@ def conduct(pipeline: str) -> tuple[float, list[str]]:
             outages.await_prefect()
             if name.startswith(LAST):
                 outages.await_mlflow()
-            with mirrored(pipeline, watch=not fresh):
-                state = stage(name, fresh, foreign is not None, dvc, graph.takes_gpu(name), return_state=True)
+            with slots.taken(not fresh and graph.takes_gpu(name)), mirrored(pipeline, watch=not fresh):
+                state = stage(name, fresh, foreign is not None, dvc, return_state=True)
                 seconds = state.result()
             if state.name != "Cached":
                 computing += seconds

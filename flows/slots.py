@@ -27,7 +27,8 @@ def create() -> None:
 def taken(wanted: bool) -> Iterator[None]:
     """Hold a slot while the body runs, where one is wanted; whoever waits says so.
 
-    A lease that can't be renewed, as while Prefect is down, ends nothing: what runs, runs.
+    A lease that can't be renewed, as while Prefect is down, ends nothing: what runs, runs. To be taken before a task
+    begins: while Prefect writes that down, SQLite refuses the slot, and Prefect's client asks again after two seconds.
     """
     if not wanted:
         yield

@@ -10,7 +10,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
-from flows import services, slots, terminal
+from flows import services, terminal
 from flows.reproducer import Reproducer
 from tasks.command import SECONDS
 
@@ -20,18 +20,16 @@ class StageFailed(Exception):
 
 
 @task(cache_policy=NO_CACHE, task_run_name="{name}")
-def stage(name: str, fresh: bool, force: bool, dvc: Reproducer, gpu: bool) -> State[float]:
+def stage(name: str, fresh: bool, force: bool, dvc: Reproducer) -> State[float]:
     """Let DVC bring one stage up to date; the state's result is the seconds of the stage's own computing.
 
-    A fresh stage starts nothing and ends as Cached; `force` runs one that DVC would leave as it is; one that takes the
-    `gpu` waits for its turn.
+    A fresh stage starts nothing and ends as Cached; `force` runs one that DVC would leave as it is.
     """
     if fresh:
         terminal.outcome(name, "fresh", "")
         return Completed(name="Cached", message="DVC: nothing it depends on has changed", data=0.0)
-    with slots.taken(gpu):
-        started = time.monotonic()
-        seconds, last = run(name, force, dvc)
+    started = time.monotonic()
+    seconds, last = run(name, force, dvc)
     if seconds is None:
         terminal.outcome(name, "restored", "from DVC's run cache")
         return Completed(name="Cached", message="DVC: restored from its run cache", data=0.0)
