@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import psutil
 
+from flows.forkserver import ForkServer
+
 END = "\x1eend of a stage "  # then its exit code; no stage begins a line so
 FAILED = 255
 GRACE_S = 10.0
@@ -92,6 +94,7 @@ def main() -> None:
     sys.argv = ["flows.reproducer"]  # DVC notes it in its table of locks, where a repair looks for who is alive
     with os.fdopen(os.dup(0)) as orders:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        ForkServer().install()
         for line in orders:
             code = reproduce(**json.loads(line))
             for stream in (sys.stdout, sys.stderr):
