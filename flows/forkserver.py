@@ -24,6 +24,7 @@ class ForkServer:
     def __init__(self) -> None:
         self.context: Any = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(list(PACKAGES))
+        self.loading = threading.Thread(target=self.load, daemon=True)
         self.loaded = False
 
     def install(self) -> None:
@@ -32,7 +33,7 @@ class ForkServer:
 
         self.plainly = run._run
         run._run = self.run
-        threading.Thread(target=self.load, daemon=True).start()
+        self.loading.start()
 
     def load(self) -> None:
         """Start the server and wait for its first fork, which tells whether others may follow."""
