@@ -3,11 +3,11 @@
     python benchmarks/kills.py [KILLS] [--seed N]
 
 In rounds: something becomes stale (new data, a knob in the middle, a knob near the end), a run begins, and every few
-seconds a process drawn by lot is killed: the command line, DVC, a stage, Prefect's server, MLflow's, the worker, the
-supervisor, a Triton or the door. A run that dies is begun again at once, as a scheduler would. After some kills the run
-is left alone and has to come to its end: then each of the round's kills counts as recovered. What is counted besides:
-artifacts that are there but not whole; runs and tasks that any tool still shows as running; processes that nobody owns.
-Writes benchmarks/results/kills.json.
+seconds a process drawn by lot is killed: the command line, DVC, a stage, the fork server, Prefect, MLflow, the
+worker, the supervisor, a Triton or the door. A run that dies is begun again at once, as a scheduler would. After some
+kills the run is left alone and has to come to its end: then each of the round's kills counts as recovered. What is
+counted besides: artifacts that are there but not whole; runs and tasks that any tool still shows as running; processes
+that nobody owns. Writes benchmarks/results/kills.json.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from tests.test_run import ask  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/kills.json"
 SERVICES = ("prefect", "mlflow", "worker", "supervisor", "triton-0", "triton-1", "door")
-OURS = {"cli": "flows.cli", "dvc": "flows.reproducer", "stage": "tasks.command"}
+OURS = {"cli": "flows.cli", "dvc": "flows.reproducer", "stage": "tasks.command", "forks": "multiprocessing.forkserver"}
 KILLS, GAP_S = (6, 18), (0.5, 10.0)  # of a round; between two
 LONGEST_S = 600.0
 RECOVERED = (0, 3)  # done, or refused by a gate
@@ -152,7 +152,7 @@ def found(here: Miniature, run: "subprocess.Popen[bytes]", name: str) -> psutil.
             words = each.cmdline()
         except psutil.NoSuchProcess:
             continue
-        if OURS[name] in words:
+        if any(OURS[name] in word for word in words):
             return each
     return None
 
