@@ -1,11 +1,12 @@
 """What do Prefect, DVC and MLflow cost beside the stages themselves?
 
-    python benchmarks/orchestration.py [ROUNDS]
+    python benchmarks/orchestration.py [ROUNDS] [--parts script fresh mirror training]
 
-In a clone of this checkout: every stage of fashion run by `engineworks run`, its servers up, and the same commands one
-after the other in a shell script without any of them, in turns, nothing cached. The deploy is left out: the script has
-none. Then a run in which all is fresh, per stage; what mirroring a training's curves to MLflow takes per value; and the
-training beside that mirroring and without it, in turns. Writes benchmarks/results/orchestration.json.
+In a clone of this checkout. `script`: every stage of fashion run by `engineworks run`, its servers up, and the same
+commands one after the other in a shell script without any of them, in turns, nothing cached; without the deploy: the
+script has none. `fresh`: a run in which all is fresh, its stages (from the first one's begin to the last one's end) and
+its whole. `mirror`: what a training's curves in MLflow take per value. `training`: the training beside that mirroring
+and without it, in turns. Keeps what it does not measure anew. Writes benchmarks/results/orchestration.json.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import sys
 import tempfile
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,9 +45,8 @@ from pathlib import Path
 from tasks.mirror import mirror, open_live_run
 columns = ["step", "seconds", *(f"m{i}" for i in range(11))]
 lines = [",".join(columns)] + [",".join(map(str, [i, i / 10, *[i / 7] * 11])) for i in range(1000)]
-run = open_live_run("orchestration", "benchmark")
-mirror(Path("warm.csv"), run, 0)
-for turn in range(5):
+for turn in range(6):  # the first is warm-up
+    run = open_live_run("orchestration", f"benchmark-{turn}-{time.time()}")
     path = Path(f"curves-{turn}.csv")
     path.write_text("\\n".join(lines) + "\\n")
     begun = time.perf_counter()
@@ -60,8 +62,10 @@ print("SECONDS", json.load(open("metrics/train/fashion.json"))["seconds"])
 """
 
 
-def main(rounds: int) -> None:
-    """Measure in turns and write what came of it."""
+def main(rounds: int, parts: list[str]) -> None:
+    """Measure in turns and keep what came of it."""
+    content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    content["machine"] = machine(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as place:
         here = Path(place, "clone")
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(here)], check=True)
@@ -74,23 +78,67 @@ def main(rounds: int) -> None:
             print("warming up: data fetched, servers started", flush=True)
             engineworks(here, names, "run")
             commands = shell(here, names, f"python - <<'END'\n{COMMANDS}\nEND").splitlines()[1:]  # the data are there
-            rows = []
-            for _ in range(rounds):
-                forget(here)
-                whole, deploy = timed_run(here, names)
-                forget(here)
-                script = bare(here, names, commands)
-                rows.append({"run_s": round(whole, 1), "deploy_s": round(deploy, 1), "script_s": round(script, 1)})
-                print(rows[-1], flush=True)
-            engineworks(here, names, "run")
-            cached = [timed_run(here, names) for _ in range(rounds)]
-            said = shell(here, names, f"python -W ignore - <<'END'\n{MIRROR}\nEND")
-            mirrors = [float(line.split()[1]) for line in said.splitlines() if line.startswith("MS")]
-            train = next(command for command in commands if " train " in command)
-            trained = [{way: training(here, names, way, train) for way in ("on", "off")} for _ in range(rounds + 2)]
+            for part in parts:
+                content[part] = PARTS[part](here, names, rounds, commands)
+                RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+                print(part, json.dumps(content[part], indent=1), flush=True)
         finally:
             engineworks(here, names, "down")
-    write(rows, cached, len(commands) + 1, mirrors, trained)
+
+
+def script(here: Path, names: dict[str, str], rounds: int, commands: list[str]) -> dict[str, Any]:
+    """Return the seconds of runs and of scripts, and the share of a run that the script does without."""
+    rows = []
+    for _ in range(rounds):
+        forget(here)
+        whole, deploy = timed_run(here, names)
+        forget(here)
+        rows.append({"run_s": round(whole, 1), "deploy_s": deploy, "script_s": round(bare(here, names, commands), 1)})
+        print(rows[-1], flush=True)
+    shares = [(row["run_s"] - row["deploy_s"] - row["script_s"]) / row["run_s"] for row in rows]
+    return {"stages": len(commands) + 1, "rows": rows, "share_of_run": summary(shares, 4)}
+
+
+def fresh(here: Path, names: dict[str, str], rounds: int, commands: list[str]) -> dict[str, Any]:
+    """Return what a stage takes that is fresh, and the whole of a run in which all are."""
+    engineworks(here, names, "run")
+    stages, wholes = len(commands) + 1, []
+    each = []
+    for _ in range(rounds):
+        wholes.append(timed_run(here, names)[0])
+        run = newest(names, "run")
+        found = ask(names, "task_runs", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        tasks = [task for task in found if "@" in task["name"]]
+        assert len(tasks) == stages, [task["name"] for task in tasks]
+        begun, ended = (f(moment(task[key]) for task in tasks) for f, key in ((min, "start_time"), (max, "end_time")))
+        each.append((ended - begun) / stages)
+    return {"stages": stages, "s_per_stage": summary(each, 3), "whole_run_s": summary(wholes, 1)}
+
+
+def mirrored(here: Path, names: dict[str, str], *_: Any) -> dict[str, Any]:
+    """Return the milliseconds a value of a training's curves in MLflow."""
+    said = shell(here, names, f"python -W ignore - <<'END'\n{MIRROR}\nEND")
+    return {"ms_per_value": summary([float(line.split()[1]) for line in said.splitlines() if "MS" in line][1:], 4)}
+
+
+def trained(here: Path, names: dict[str, str], rounds: int, commands: list[str]) -> dict[str, Any]:
+    """Return the speed of a training that MLflow follows over that of one it does not."""
+    command = next(command for command in commands if " train " in command)
+    rows = []
+    for turn in range(rounds + 2):
+        ways = ("on", "off") if turn % 2 else ("off", "on")
+        rows.append({way: training(here, names, way, command) for way in ways})
+        print(rows[-1], flush=True)
+    return {"seconds": rows, "on_over_off": summary([row["off"] / row["on"] for row in rows], 4)}
+
+
+PARTS = {"script": script, "fresh": fresh, "mirror": mirrored, "training": trained}
+
+
+def summary(values: list[float], digits: int) -> dict[str, Any]:
+    """Return n, median and range."""
+    least, most = (round(f(values), digits) for f in (min, max))
+    return {"n": len(values), "median": round(median(values), digits), "range": [least, most]}
 
 
 def engineworks(here: Path, names: dict[str, str], command: str) -> None:
@@ -117,12 +165,27 @@ def timed_run(here: Path, names: dict[str, str]) -> tuple[float, float]:
     """Return the seconds of a run and of the deploy within it."""
     begun = time.monotonic()
     engineworks(here, names, "run")
-    whole = time.monotonic() - begun
-    address = f"http://127.0.0.1:{names['ENGINEWORKS_PREFECT_PORT']}/api/flow_runs/filter"
-    wanted = {"flows": {"name": {"any_": ["deploy"]}}, "sort": "START_TIME_DESC", "limit": 1}
+    return time.monotonic() - begun, round(float(newest(names, "deploy")["total_run_time"]), 1)
+
+
+def newest(names: dict[str, str], flow: str) -> dict[str, Any]:
+    """Return the run of a flow that began last."""
+    wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 9}
+    return next(run for run in ask(names, "flow_runs", wanted) if run["start_time"])
+
+
+def ask(names: dict[str, str], kind: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ask the clone's Prefect."""
+    address = f"http://127.0.0.1:{names['ENGINEWORKS_PREFECT_PORT']}/api/{kind}/filter"
     head = {"Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(address, json.dumps(wanted).encode(), head)) as answer:
-        return whole, float(json.load(answer)[0]["total_run_time"])
+        found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+
+def moment(text: str) -> float:
+    """Read a time of Prefect's as seconds."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def bare(here: Path, names: dict[str, str], commands: list[str]) -> float:
@@ -147,32 +210,8 @@ def training(here: Path, names: dict[str, str], way: str, command: str) -> float
     return float(said.partition("SECONDS")[2])
 
 
-def write(
-    rows: list[dict[str, float]],
-    cached: list[tuple[float, float]],
-    stages: int,
-    mirrors: list[float],
-    trained: list[dict[str, float]],
-) -> None:
-    """Keep the figures."""
-    shares = [(row["run_s"] - row["deploy_s"] - row["script_s"]) / row["run_s"] for row in rows]
-    ratios = [each["off"] / each["on"] for each in trained]
-    fresh = [(whole - deploy) / stages for whole, deploy in cached]
-    content = {
-        "machine": machine(os.cpu_count() or 1),
-        "n": len(rows),
-        "stages": stages,
-        "rows": rows,
-        "share_of_run": {"median": round(median(shares), 4), "range": [round(f(shares), 4) for f in (min, max)]},
-        "fresh_run_s_per_stage": {"median": round(median(fresh), 3), "range": [round(f(fresh), 3) for f in (min, max)]},
-        "mirror_ms_per_value": {"n": len(mirrors), "median": round(median(mirrors), 4), "max": round(max(mirrors), 4)},
-        "training_with_mlflow": {"n": len(ratios), "median": round(median(ratios), 4), "least": round(min(ratios), 4)},
-    }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content, indent=1))
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rounds", nargs="?", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     main(**vars(parser.parse_args()))

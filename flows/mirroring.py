@@ -48,6 +48,9 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         """Mirror every few seconds until told to end."""
+        from tasks.mirror import load
+
+        load()  # takes a core for seconds: now, while the stage itself begins
         while not self.done.wait(PERIOD_S):
             if not self.follow():
                 return

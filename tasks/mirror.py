@@ -119,16 +119,23 @@ def connect(pipeline: str) -> "tuple[MlflowClient, str]":
 
 def new_client() -> "MlflowClient":
     """Return a client that writes nothing to the terminal; the folder of a local database is made."""
-    settings.quiet()
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    load()
     database = local_database(settings.tracking_uri())
     if database:
         database.parent.mkdir(parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # INFO tells of every table made; MLflow sets it at import
     return MlflowClient(settings.tracking_uri())
+
+
+def load() -> None:
+    """Import MLflow, which takes seconds, and keep it quiet."""
+    settings.quiet()
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import mlflow.tracking  # noqa: F401
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # INFO tells of every table made; MLflow sets it at import
 
 
 def local_database(uri: str) -> Path | None:
