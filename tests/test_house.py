@@ -1,6 +1,7 @@
 """The house rules that a machine can check."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,10 @@ def test_pins_that_keep_prefect_alive(package: str, below: tuple[int, int]) -> N
     )
     version = tuple(int(part) for part in line.split("==")[1].split(".")[:2])
     assert version < below
+
+
+def test_make_lets_python_keep_its_bytecode() -> None:
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    words = ["make", "--eval", "shown: ; @env", "shown"]
+    said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "PATH=" in said and "PYTHONDONTWRITEBYTECODE" not in said
