@@ -78,6 +78,7 @@ def main(rounds: int, parts: list[str]) -> None:
             print("warming up: data fetched, servers started", flush=True)
             engineworks(here, names, "run")
             commands = shell(here, names, f"python - <<'END'\n{COMMANDS}\nEND").splitlines()[1:]  # the data are there
+            names["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{names['ENGINEWORKS_MLFLOW_PORT']}"  # as a run sets it
             for part in parts:
                 content[part] = PARTS[part](here, names, rounds, commands)
                 RESULTS.write_text(json.dumps(content, indent=1) + "\n")
