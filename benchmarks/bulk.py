@@ -103,7 +103,9 @@ def look(driver: int, peaks: dict[str, float]) -> None:
     """Note how much memory the command and the largest engine hold now."""
     for each in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            name = "command" if each.pid == driver else "engine" if "ray::MapWorker" in each.cmdline()[0] else None
+            name = (
+                "command" if each.pid == driver else "engine" if "ray::MapWorker" in " ".join(each.cmdline()) else None
+            )
             if name:
                 peaks[name] = max(peaks[name], each.memory_full_info().pss / 2**20)
 
