@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import repository, rows, terminal
-from flows.actor import BATCH, Engine
+from flows.actor import BATCH, BLOCK, Engine
 from flows.reading import Reader
 from flows.rows import PART
 from flows.serving import MODELS
@@ -87,12 +87,12 @@ def computed(pipeline: str, reader: Reader, paths: list[Path]) -> Iterator[Any]:
     from ray.data import ActorPoolStrategy
 
     version = repository.live_version(pipeline)
-    blocks = -(-len(paths) // BATCH)
-    actors = max(1, min(int(ray.cluster_resources().get("CPU", 1)), blocks))
+    actors = max(1, min(int(ray.cluster_resources().get("CPU", 1)), -(-len(paths) // BATCH)))
+    blocks = max(actors, -(-len(paths) // BLOCK))
     items = [{"path": os.fsencode(path)} for path in paths]
     data = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         Engine,
-        batch_size=BATCH,
+        batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
         compute=ActorPoolStrategy(size=actors),
