@@ -1,6 +1,5 @@
 """The servers a run needs, started detached and stopped by id: Prefect, MLflow's UI, Triton and what is around it."""
 
-import contextlib
 import json
 import os
 import signal
@@ -12,10 +11,11 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from flows import addresses, consoles, door, hidden, serving
+from flows import addresses, consoles, door, hidden, remains, serving
 from flows.replicas import Replica, replicas
 from tasks import settings
 
@@ -72,6 +72,7 @@ def start(services: Iterable[Service]) -> list[str]:
     """Start what is not running, without waiting; return the names started. A taken port is a `ValueError`."""
     due = [service for service in services if process(service.name) is None]
     for service in due:
+        end_remains(service)
         for name in service.ports:
             refuse_taken(name)
     for service in due:
@@ -98,8 +99,8 @@ def spawn(service: Service) -> None:
     PIDS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{service.name}.log").open("ab") as log:
         child = hidden.start(service.command(), service.secrets(), service.environment(), log)
-    mark = {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
-    (PIDS / f"{service.name}.json").write_text(json.dumps(mark))
+    begun = {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
+    (PIDS / f"{service.name}.json").write_text(json.dumps(begun))
 
 
 def was_started(name: str) -> bool:
@@ -108,28 +109,20 @@ def was_started(name: str) -> bool:
 
 
 def process(name: str) -> psutil.Process | None:
-    """Return a service's living process; a process id that was given to another program does not count."""
-    if not was_started(name):
-        return None
-    mark = json.loads((PIDS / f"{name}.json").read_text())
-    try:
-        found = psutil.Process(mark["pid"])
-        alive = found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - mark["created"]) < 1
-    except psutil.NoSuchProcess:
-        return None
-    return found if alive else None
+    """Return a service's living process."""
+    return remains.living(**mark(name)) if was_started(name) else None
 
 
-def remains(name: str) -> list[psutil.Process]:
-    """Return what is alive of a service's session: its children outlive it where it is killed."""
-    path = PIDS / f"{name}.json"
-    session = json.loads(path.read_text())["pid"] if path.exists() else None
-    found = []
-    for each in psutil.process_iter():
-        with contextlib.suppress(OSError):  # it has just ended
-            if os.getsid(each.pid) == session:
-                found.append(each)
+def mark(name: str) -> dict[str, Any]:
+    """Return the process id of a service that was started, and when it began."""
+    found: dict[str, Any] = json.loads((PIDS / f"{name}.json").read_text())
     return found
+
+
+def end_remains(service: Service) -> None:
+    """End what is alive of a server, which would hold its ports; runs that a killed worker started go on."""
+    if service.ports and was_started(service.name):
+        remains.end(remains.session(**mark(service.name)))
 
 
 def install() -> None:
@@ -172,6 +165,7 @@ def stop() -> list[str]:
         end(list(alive.values()), spared)
         stopped += alive
     for name in names:
+        remains.end(remains.session(**mark(name)))  # of one that was killed
         (PIDS / f"{name}.json").unlink()
     return sorted(stopped)
 

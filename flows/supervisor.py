@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
-import psutil
 from tritonclient.utils import InferenceServerException
 
 from flows import addresses, journal, live, metrics, receipt, repository, services
@@ -172,11 +171,7 @@ def tend(patient: Patient, seen: metrics.Seen) -> None:
 def replace(name: str, seen: metrics.Seen) -> None:
     """End a server's process and all of its children at once, and start another; runs that a worker started go on."""
     known, process = service(name), services.process(name)
-    family = services.remains(name) if known.ports else []
-    for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    psutil.wait_procs(family, timeout=10)
+    services.end_remains(known)
     services.spawn(known)
     seen.restarts[name] += 1
     say(f"{name}: started the server anew" if process is None else f"{name}: replaced the server")
