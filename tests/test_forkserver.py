@@ -16,7 +16,7 @@ from tests.miniature import ROOT
 
 PREPARE = "python -m tasks.command prepare fashion --raw raw --incoming incoming --out"
 DRIVER = """
-import os, sys, threading, time
+import contextlib, os, sys, threading, time
 import psutil
 from dvc.stage import run
 from dvc.stage.exceptions import StageCmdFailedError
@@ -25,8 +25,9 @@ from flows import forkserver
 def kill():
     while True:
         for each in psutil.Process().children(recursive=True):
-            if "tasks.command" in each.cmdline():
-                return each.kill()
+            with contextlib.suppress(psutil.Error):
+                if "tasks.command" in each.cmdline():
+                    return each.kill()
         time.sleep(0.01)
 
 def plainly(*_, **__):
