@@ -26,7 +26,7 @@ def kill():
     while True:
         for each in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "tasks.command" in each.cmdline():
+                if "tasks.command" in " ".join(each.cmdline()):
                     return each.kill()
         time.sleep(0.01)
 
