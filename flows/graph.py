@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.settings import STATE
 
 GRAPH = Path("dvc.yaml")
 LAST = "record"
+PATIENCE_S, PERIOD_S = 60.0, 0.5  # for somebody else's DVC to end
 
 
 class Graph:
@@ -49,8 +51,20 @@ class Graph:
         return [stage.addressing for stage in ordered]
 
     def is_fresh(self, stage: str) -> bool:
-        """Tell whether a stage's outputs, dependencies and knobs are all as dvc.lock says."""
-        return not self.repo.status(targets=[stage])
+        """Tell whether a stage's outputs, dependencies and knobs are all as dvc.lock says.
+
+        What a killed run left at work on them ends by itself within seconds (tasks/guard.py): it is waited for.
+        """
+        from dvc.lock import LockError
+
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return not self.repo.status(targets=[stage])
+            except LockError as error:
+                if time.monotonic() > deadline:
+                    raise ValueError(f"{stage}: DVC is at work on it elsewhere: {error}") from None
+                time.sleep(PERIOD_S)
 
     def foreign(self, stage: str) -> str | None:
         """Say why a stage that DVC calls fresh counts nothing on this machine; None where it counts."""

@@ -19,7 +19,10 @@ FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """While the body runs, watch DVC and the flow: a stage must not live on beside its successor."""
+    """While the body runs, watch DVC and the flow: a stage must not live on beside its successor.
+
+    `ValueError` where the flow was gone before.
+    """
     watched = owners()
     if watched:
         threading.Thread(target=watch, args=(watched,), daemon=True).start()
@@ -31,10 +34,13 @@ def owners() -> list[psutil.Process]:
     if "DVC_STAGE" not in os.environ:
         return []
     above = [each for each in psutil.Process().parents() if each.name() not in SHELLS]
-    pids = [above[0].pid] if above else []
+    found = above[:1]
     if os.environ.get(CONDUCTOR, "").isdigit():
-        pids.append(int(os.environ[CONDUCTOR]))
-    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        try:
+            found.append(psutil.Process(int(os.environ[CONDUCTOR])))
+        except psutil.NoSuchProcess:
+            raise ValueError("the run that started this stage is gone; run again") from None
+    return found
 
 
 def watch(owners: list[psutil.Process]) -> None:

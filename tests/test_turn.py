@@ -9,8 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dvc.lock import LockError
 
 from flows import turn
+from flows.graph import Graph
+from tasks import guard
 from tests.miniature import ROOT
 
 HOLD = "from flows import turn; import time\nwith turn.taken('first'): print('taken', flush=True); time.sleep(60)"
@@ -93,3 +96,34 @@ def test_a_stage_does_not_outlive_its_owners(tmp_path: Path, owner: str) -> None
         for each in (dvc, conductor):
             each.kill()
             each.wait()
+
+
+def test_a_stage_whose_run_is_gone_already_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setenv("DVC_STAGE", "train@toy")
+    monkeypatch.setenv("ENGINEWORKS_CONDUCTOR", str(gone.pid))
+    with pytest.raises(ValueError, match="the run that started this stage is gone"), guard.guarded():
+        pytest.fail("it began")
+
+
+def test_what_a_killed_run_left_at_work_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy:
+        """DVC's repository, for a while somebody else's."""
+
+        left = 2
+
+        def status(self, targets: list[str]) -> dict[str, str]:
+            Busy.left -= 1
+            if Busy.left >= 0:
+                raise LockError("'models/train' is busy, it is being blocked by: (PID 7): flows.reproducer")
+            return {}
+
+    graph = Graph.__new__(Graph)
+    graph.repo = Busy()
+    monkeypatch.setattr("flows.graph.PERIOD_S", 0.01)
+    assert graph.is_fresh("train@fashion")
+    monkeypatch.setattr("flows.graph.PATIENCE_S", 0.0)
+    Busy.left = 100
+    with pytest.raises(ValueError, match=r"train@fashion: DVC is at work on it elsewhere: .*PID 7"):
+        graph.is_fresh("train@fashion")
