@@ -1,5 +1,7 @@
 """The servers a run needs, started detached and stopped by id: Prefect, MLflow's UI, Triton and what is around it."""
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -8,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,14 +72,24 @@ def server(replica: Replica) -> Service:
 
 def start(services: Iterable[Service]) -> list[str]:
     """Start what is not running, without waiting; return the names started. A taken port is a `ValueError`."""
-    due = [service for service in services if process(service.name) is None]
-    for service in due:
-        end_remains(service)
-        for name in service.ports:
-            refuse_taken(name)
-    for service in due:
-        spawn(service)
+    with one_starter():
+        due = [service for service in services if process(service.name) is None]
+        for service in due:
+            end_remains(service)
+            for name in service.ports:
+                refuse_taken(name)
+        for service in due:
+            spawn(service)
     return [service.name for service in due]
+
+
+@contextlib.contextmanager
+def one_starter() -> Iterator[None]:
+    """Keep a run and the supervisor from starting the same server while the body runs: one would be nobody's."""
+    PIDS.mkdir(parents=True, exist_ok=True)
+    with (PIDS / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def refuse_taken(name: str) -> None:

@@ -25,11 +25,7 @@ LOAD_S = 15.0  # that a model may take to load
 
 
 def main() -> None:
-    """Watch until stopped, and say on the metrics port what is seen.
-
-    What is wrong with one thing is said once, and never keeps the others from their care: params.yaml may be half
-    written just now.
-    """
+    """Watch until stopped, and say on the metrics port what is seen; trouble with one keeps no other from its care."""
     addresses.adopt()
     every, seen, said = replicas(), metrics.Seen(), dict[str, str]()
     metrics.serve(seen, every)
@@ -165,16 +161,23 @@ def tend(patient: Patient, seen: metrics.Seen) -> None:
         patient.is_well()
     elif services.was_started(patient.name) and patient.is_due():
         patient.is_treated()
-        replace(patient.name, seen)
+        for name in services.start([service(patient.name)]):
+            started(name, "started the server anew", seen)
 
 
 def replace(name: str, seen: metrics.Seen) -> None:
     """End a server's process and all of its children at once, and start another; runs that a worker started go on."""
-    known, process = service(name), services.process(name)
-    services.end_remains(known)
-    services.spawn(known)
+    with services.one_starter():
+        words = "started the server anew" if services.process(name) is None else "replaced the server"
+        services.end_remains(service(name))
+        services.spawn(service(name))
+    started(name, words, seen)
+
+
+def started(name: str, words: str, seen: metrics.Seen) -> None:
+    """Count and say that a server was started."""
     seen.restarts[name] += 1
-    say(f"{name}: started the server anew" if process is None else f"{name}: replaced the server")
+    say(f"{name}: {words}")
 
 
 def service(name: str) -> services.Service:

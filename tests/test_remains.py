@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -79,3 +80,11 @@ def test_a_number_that_another_process_has_by_now_is_nobody_of_ours(server: Serv
     assert len(remains.session(**mark)) == 2
     other = mark | {"created": mark["created"] - 100}
     assert remains.session(**other) == [] and remains.living(**other) is None
+
+
+def test_two_who_start_a_server_at_once_leave_one(server: Service) -> None:
+    services.stop()
+    slow = Service(server.name, lambda: time.sleep(0.3) or server.command(), "", server.ports)
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(services.start, [[slow], [slow]]))
+    assert sorted(found) == [[], ["toy"]]
