@@ -73,15 +73,19 @@ def fleet() -> Iterator[list[Any]]:
 
 def await_answer(client: Any, replica: Replica, deadline: float) -> None:
     """Return once a replica answers; the supervisor may have started it just now. `ValueError` at the deadline."""
-    while True:
-        try:
-            client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
-            return
-        except InferenceServerException as error:
-            if time.monotonic() > deadline:
-                remedy = "start it with: make up; where it was up, the supervisor is at it, try again"
-                raise ValueError(f"{replica.name} does not answer at {replica.grpc}; {remedy}") from error
+    while not answers(client):
+        if time.monotonic() > deadline:
+            remedy = "start it with: make up; where it was up, the supervisor is at it, try again"
+            raise ValueError(f"{replica.name} does not answer at {replica.grpc}; {remedy}")
         time.sleep(0.2)
+
+
+def answers(client: Any) -> bool:
+    """Tell whether a replica is there, its models loaded or not."""
+    try:
+        return bool(client.is_server_live(client_timeout=ANSWER_TIMEOUT_S))
+    except InferenceServerException:
+        return False
 
 
 def load(client: Any, model: str) -> None:

@@ -1,9 +1,11 @@
 """A server gone in mid-run: the run waits until it is back, and goes on where it was."""
 
+import functools
 import time
 from collections.abc import Callable
 
-from flows import services, terminal
+from flows import live, services, terminal
+from flows.replicas import replicas
 from tasks.mirror import without_credentials
 from tasks.settings import tracking_uri
 
@@ -32,6 +34,13 @@ def await_mlflow() -> None:
     address = without_credentials(tracking_uri())
     if address.startswith("http"):
         wait(f"MLflow at {address}", lambda: services.answers(f"{address.rstrip('/')}/health", ANSWER_S))
+
+
+def await_tritons() -> None:
+    """Return once every replica answers, whoever starts it: a deploy wants them all."""
+    for replica in replicas():
+        with replica.client() as client:
+            wait(f"Triton ({replica.name})", functools.partial(live.answers, client))
 
 
 def wait(name: str, answers: Callable[[], bool]) -> None:

@@ -40,6 +40,7 @@ def run(pipeline: Pipeline = "fashion") -> State[dict[str, Any]]:
         selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
         outages.await_prefect()
         report(pipeline, selection)
+        outages.await_tritons()
         outcome = deploy(pipeline, return_state=True)
         outages.await_prefect()
     receipt = outcome.result()

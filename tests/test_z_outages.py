@@ -1,9 +1,7 @@
 """Servers gone or slow in mid-run: the run waits, goes on, and every tool tells the truth afterwards."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -89,10 +87,21 @@ def unfinished(system: Miniature) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_prefect_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else(system: Miniature) -> None:
+@pytest.mark.parametrize(
+    ("gone", "waits"),
+    [
+        (("worker", "prefect"), "Prefect does not answer; waiting"),
+        (("mlflow",), "MLflow at http"),
+        (("door", "triton-0", "triton-1"), "Triton (triton-0) does not answer; waiting"),
+    ],
+    ids=["prefect", "mlflow", "triton"],
+)
+def test_a_server_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else(
+    system: Miniature, gone: tuple[str, ...], waits: str
+) -> None:
     run = Under(system, seed=21)
     run.reaches("augment")
-    for name in ("supervisor", "worker", "prefect"):  # nobody is left to start it anew
+    for name in ("supervisor", *gone):  # nobody is left to start it anew
         each = process(system, name)
         assert each is not None
         each.kill()
@@ -100,7 +109,7 @@ def test_prefect_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else(
     assert run.process.poll() is None, run.log.read_text()
     assert system.shell("make up").returncode == 0
     said = run.ends()
-    assert "Prefect does not answer; waiting" in said
+    assert waits in said
     assert console.runs(system, "run")[0]["state"]["name"] == "Deployed"
     deadline = time.monotonic() + 60
     while left := unfinished(system):
@@ -109,22 +118,30 @@ def test_prefect_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_a_prefect_that_answers_after_half_a_minute_slows_a_run_and_fails_none(system: Miniature) -> None:
-    server, over = process(system, "prefect"), threading.Event()
+@pytest.mark.parametrize(
+    ("name", "since", "until"), [("prefect", "prepare", "quantize"), ("mlflow", "select", "record")]
+)
+def test_a_server_that_answers_after_half_a_minute_slows_a_run_and_fails_none(
+    system: Miniature, name: str, since: str, until: str
+) -> None:
+    server, over = process(system, name), threading.Event()
     assert server is not None
+    every = [server, *server.children(recursive=True)]
 
     def slowly() -> None:
         while not over.is_set():
-            os.kill(server.pid, signal.SIGSTOP)
+            for each in every:
+                each.suspend()
             over.wait(SLOW_S)
-            os.kill(server.pid, signal.SIGCONT)
-            time.sleep(2)
+            for each in every:
+                each.resume()
+            over.wait(2)
 
     run, slow = Under(system, seed=22), threading.Thread(target=slowly)
-    run.reaches("prepare")
+    run.reaches(since)
     slow.start()
     try:
-        run.reaches("quantize", timeout_s=900)
+        run.reaches(until, timeout_s=900)
     finally:
         over.set()
         slow.join()
