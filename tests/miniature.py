@@ -19,6 +19,9 @@ CLASSES = ["disc", "box", "cross", "bar"]
 GIVEN: set[int] = set()  # first ports of the ranges handed out
 SIZES = {"train": 1600, "t10k": 400}
 # What a test run must not hand on to the copy; within `make test` make would announce folders in the output.
+NO_BYTECODE = {
+    "PYTHONDONTWRITEBYTECODE": "1"
+}  # where files are limited: Python 3.11 keeps a bytecode file that was cut
 INHERITED = ("PREFECT_", "MLFLOW_", "ENGINEWORKS_", "DVC_", "MAKE", "MFLAGS")
 KNOBS: dict[str, dict[str, Any]] = {
     "prepare": {"classes": CLASSES, "validation": 300, "calibration": 64, "golden": 8, "shard_size": 500},

@@ -36,7 +36,7 @@ def stage(place: Path, line: str, largest_file: int | None = None) -> subprocess
     return subprocess.run(
         [sys.executable, "-m", "tasks.command", *line.split()],
         cwd=place,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | miniature.NO_BYTECODE,
         text=True,
         capture_output=True,
         preexec_fn=limit,

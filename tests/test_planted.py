@@ -240,7 +240,7 @@ def test_a_full_disk_while_building_leaves_no_engine(tmp_path: Path, backend: st
     done = subprocess.run(
         [sys.executable, "-m", "tasks.command", *line.split()],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(miniature.ROOT)},
+        env=os.environ | {"PYTHONPATH": str(miniature.ROOT)} | miniature.NO_BYTECODE,
         text=True,
         capture_output=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)),
