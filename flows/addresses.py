@@ -64,6 +64,8 @@ def adopt() -> None:
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # else its background threads write to the terminal
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_CLIENT_MAX_RETRIES": "8",  # each after twice the wait of the one before: 8 minutes without a server
+        # Leases in memory, its default, go with a killed server; what they held was then taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DVC_SITE_CACHE_DIR": str(state / "dvc"),
     }
