@@ -253,9 +253,11 @@ def test_triton_keeps_its_control_from_everybody() -> None:
 
 
 def test_alerts_and_dashboard_have_one_home() -> None:
-    objects = kubectl.objects("overlays/cpu")
+    objects = kubectl.objects("monitoring")
+    assert list(cluster.schema(objects, cluster.OLDEST)) == []
     for name, file in (("alerts", "alerts.yml"), ("dashboard", "dashboard.json")):
         assert find(objects, "ConfigMap", name)["data"][file] == (OBSERVABILITY / file).read_text()
+    assert {each["metadata"]["namespace"] for each in objects} == {"monitoring"} <= {who for who, _, _ in PATHS}
     assert find(objects, "ConfigMap", "dashboard")["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
@@ -272,7 +274,7 @@ def pod(name: str, app: str, port: str, phase: str = "Running") -> dict[str, Any
 
 def test_prometheus_scrapes_each_pod_by_its_name(promtool: Path, tmp_path: Path) -> None:
     """Debian's Prometheus can't ask Kubernetes: what that would say stands in its place."""
-    objects = kubectl.objects("overlays/cpu")
+    objects = kubectl.objects("monitoring")
     files = find(objects, "ConfigMap", "alerts")["data"] | find(objects, "ConfigMap", "scrape")["data"]
     config = yaml.safe_load(files["prometheus.yml"])
     (job,) = config["scrape_configs"]
@@ -297,7 +299,7 @@ def test_prometheus_scrapes_each_pod_by_its_name(promtool: Path, tmp_path: Path)
 
 def queue_time() -> tuple[str, str]:
     """Return the name and the query of what the autoscaler asks for, as the adapter fills it in for pods."""
-    (rule,) = yaml.safe_load((K8S / "base" / "adapter.yml").read_text())["rules"]
+    (rule,) = yaml.safe_load((K8S / "monitoring" / "adapter.yml").read_text())["rules"]
     query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod")
     return rule["name"]["as"], query.replace("<<.LabelMatchers>>", 'namespace="engineworks",pod=~"triton-.+"')
 
@@ -315,7 +317,7 @@ def test_rules_for_the_cluster_count_what_they_should(promtool: Path, tmp_path: 
     asked = find(objects, "HorizontalPodAutoscaler", "triton")["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert asked == name
     shutil.copy(OBSERVABILITY / "alerts.yml", tmp_path)
-    shutil.copy(K8S / "base" / "recorded.yml", tmp_path)
+    shutil.copy(K8S / "monitoring" / "recorded.yml", tmp_path)
     given = []
     for name, rate in (("triton-a", 500), ("triton-idle", 1)):
         given += [
@@ -328,12 +330,17 @@ def test_rules_for_the_cluster_count_what_they_should(promtool: Path, tmp_path: 
         ]
     for pod, ready in (("triton-a", "1"), ("triton-down", "0"), ("triton-new", "0")):
         given.append(series("kube_pod_status_ready", f"{ready}x400", pod=pod, condition="true"))
+        given.append(series("up", f"{ready}x400", pod=pod, job="engineworks", instance=f"{pod}:8012"))
         given.append(series("kube_pod_start_time", f"{1500 if pod == 'triton-new' else 0}x400", pod=pod))
+    for deployment, available in (("triton", "1"), ("door", "0")):
+        given.append(series("kube_deployment_status_replicas_available", f"{available}x400", deployment=deployment))
     given.append(series("kube_pod_container_status_restarts_total", "0+0.1x400", pod="triton-a", container="triton"))
     given.append(series("kube_pod_container_status_restarts_total", "0+0.1x400", pod="triton-b", container="canary"))
     wanted = {
         f"round({query})": [({"pod": "triton-a"}, 6000), ({"pod": "triton-idle"}, 1200)],
         'ALERTS{alertname="ReplicaDown",alertstate="firing"}': [({"replica": "triton-down"}, 1)],
+        'ALERTS{alertname="SupervisorDown",alertstate="firing"}': [({"pod": "triton-down"}, 1)],
+        'ALERTS{alertname="DeploymentDown",alertstate="firing"}': [({"deployment": "door"}, 1)],
         'ALERTS{alertname="ReplicaRestarts",alertstate="firing"}': [({"service": "triton-a"}, 1)],
     }
     tests = []

@@ -122,7 +122,7 @@ class Canary:
         pipeline = f'{{pipeline="{self.facts["pipeline"]}"}}'
         info = ",".join(f'{name}="{value}"' for name, value in named.items())
         found = [
-            ("age_seconds", "Seconds since the last right answer to a canary", now - (self.right or self.since)),
+            ("age_seconds", "Seconds since the last right answer to a canary", self.right and now - self.right),
             ("latency_seconds", "How long the last right answer to a canary took", self.latency),
         ]
         lines = ["# HELP engineworks_champion_info What is live", "# TYPE engineworks_champion_info gauge"]
