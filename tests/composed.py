@@ -22,7 +22,7 @@ from tests.miniature import ROOT, free_ports
 
 FILE = ROOT / "infra" / "compose.yaml"
 EXAMPLE = ROOT / "infra" / ".env.example"
-VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<words>[^}]*))?\}")
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<words>[^${}]*))?\}")  # a default may hold another
 PORTS = {"postgres": 5432, "store": 7070, "prefect": 4200, "mlflow": 5000, "prometheus": 9090}
 DEBIAN = ("postgresql-15", "postgresql-client-15")
 NOBODY = 65534
@@ -63,7 +63,9 @@ def filled(text: str, variables: Mapping[str, str]) -> str:
             return given or found["words"]
         raise KeyError(f"{found['name']}: {found['words']}")
 
-    return VARIABLE.sub(value, text)
+    while VARIABLE.search(text):
+        text = VARIABLE.sub(value, text)
+    return text
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Composed:
     def here(self, service: str, text: str) -> str:
         """Return a text of the file as it is here: its values, addresses and mounted files."""
         text = filled(text, self.variables).replace("0.0.0.0", "127.0.0.1")
-        text = re.sub(r"(?<![\w.])/tmp\b", str(self.folder), text)
+        text = re.sub(r"(?<![\w.])(/tmp|/var/lib)\b", str(self.folder), text)
         text = re.sub(rf"^postgres$|\b({'|'.join(PORTS)})(?=:\d)", "127.0.0.1", text)
         for name, port in PORTS.items():
             text = re.sub(rf"\b{port}\b", str(self.ports[name]), text)

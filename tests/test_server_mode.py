@@ -47,7 +47,7 @@ def test_the_file_is_of_the_schema() -> None:
 
 
 def test_every_variable_is_documented_and_a_secret_has_no_default() -> None:
-    used = {found["name"]: found["kind"] for found in composed.VARIABLE.finditer(composed.FILE.read_text())}
+    used = dict(re.findall(r"\$\{(\w+)(?::([-?]))?", composed.FILE.read_text()))
     assert used.keys() == composed.documented().keys()
     assert {name for name, kind in used.items() if kind == "?"} == {*SECRETS, "ENGINEWORKS_UID", "ENGINEWORKS_GID"}
     for name, service in composed.services().items():
@@ -75,10 +75,10 @@ def test_what_is_mounted_or_built_from_is_in_the_repository() -> None:
     for name, service in composed.services().items():
         for mount in service.get("volumes", ()):
             source = mount["source"] if isinstance(mount, dict) else mount.partition(":")[0]
-            if source.startswith("."):
+            if source.startswith(("./", "..")):
                 assert source == "./store" or (ROOT / "infra" / source).exists(), f"{name}: {source}"
             else:
-                assert source in composed.content()["volumes"], f"{name}: {source}"
+                assert source in {*composed.content()["volumes"], "/dev/null"}, f"{name}: {source}"
     docker = (ROOT / composed.services()["mlflow"]["build"]["dockerfile"]).read_text()
     version = re.search(r"^UV := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

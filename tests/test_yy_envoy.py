@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.conftest import Miniature
 from tests.door import TENSOR, classify, grpc_call, http_ask, raw_ask, tensor
 from tests.miniature import ROOT
 from tests.test_bad_images import picture, saved
+from tests.test_x_kills import until
 from tests.test_yy_door import (
     BAD,
     BAD_MESSAGES,
@@ -46,9 +48,9 @@ def program() -> Path:
     return Path(found.submodule_search_locations[0]) / "_bin" / "envoy"
 
 
-def local(system: Miniature, folder: Path, ports: list[int]) -> Path:
+def local(system: Miniature, folder: Path, keys: Path, ports: list[int]) -> Path:
     """Write the configuration with this machine's addresses and the copy's key; nothing else is changed."""
-    config = json.loads(json.dumps(ENVOY).replace("/etc/engineworks", str(folder)))
+    config = json.loads(json.dumps(ENVOY).replace("/etc/engineworks", str(keys)))
     for listener, port in zip(config["static_resources"]["listeners"], ports, strict=True):
         listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
     for offset, cluster in enumerate(config["static_resources"]["clusters"]):
@@ -57,18 +59,43 @@ def local(system: Miniature, folder: Path, ports: list[int]) -> Path:
         cluster["load_assignment"]["endpoints"] = [
             {"lb_endpoints": [{"endpoint": {"address": each}} for each in sockets]}
         ]
-    keys = yaml.safe_load((DOOR / "keys.example.yaml").read_text())
-    keys["resources"][0]["typed_config"]["credentials"] = [{"client": "local", "key": system.key().split()[-1]}]
-    (folder / "keys.yaml").write_text(json.dumps(keys))
+    mount(keys, system.key().split()[-1])
     (folder / "envoy.json").write_text(json.dumps(config))
     return folder / "envoy.json"
 
 
+def mount(folder: Path, key: str) -> None:
+    """Renew the secret as Kubernetes does: the file is a link to `..data`, a link that is moved to another folder."""
+    content = yaml.safe_load((DOOR / "keys.example.yaml").read_text())
+    content["resources"][0]["typed_config"]["credentials"] = [{"client": "local", "key": key}]
+    version = Path(tempfile.mkdtemp(prefix="..", dir=folder))
+    (version / "keys.yaml").write_text(json.dumps(content))
+    (folder / "..moving").symlink_to(version.name)
+    (folder / "..moving").rename(folder / "..data")
+    if not (folder / "keys.yaml").exists():
+        (folder / "keys.yaml").symlink_to("..data/keys.yaml")
+
+
 @pytest.fixture(scope="module")
-def envoy(ran: Miniature, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniature]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the keys, as a pod mounts it."""
+    return tmp_path_factory.mktemp("keys")
+
+
+@pytest.fixture(scope="module")
+def envoy(ran: Miniature, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniature]:
     """Start Envoy before the copy's servers; give the copy as if that were its door."""
     folder, ports = tmp_path_factory.mktemp("envoy"), miniature.free_ports(2)
-    command = [program(), "-c", local(ran, folder, ports), "--disable-hot-restart", "--concurrency", "2", "-l", "error"]
+    command = [
+        program(),
+        "-c",
+        local(ran, folder, keys, ports),
+        "--disable-hot-restart",
+        "--concurrency",
+        "2",
+        "-l",
+        "error",
+    ]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         names = dict(zip(("ENGINEWORKS_HTTP_PORT", "ENGINEWORKS_GRPC_PORT"), map(str, ports), strict=True))
         system = dataclasses.replace(ran, environment=ran.environment | names)
@@ -99,6 +126,21 @@ def test_what_is_open_answers(envoy: Miniature) -> None:
     assert classify(envoy, saved(picture("L"), "PNG")).status == 200
     answer = grpc_call(address(envoy), "ModelInfer", message().SerializeToString(), authorization=envoy.key())
     assert messages.ModelInferResponse.FromString(answer).outputs
+
+
+def test_a_key_is_renewed_as_kubernetes_does_it(envoy: Miniature, keys: Path) -> None:
+    mount(keys, "another")
+    try:
+        until(lambda: http_ask(envoy, MODEL, key="Bearer another").status == 200, 10)
+        assert http_ask(envoy, MODEL).status == 401
+    finally:
+        mount(keys, envoy.key().split()[-1])
+        until(lambda: http_ask(envoy, MODEL).status == 200, 10)
+
+
+def test_who_shows_no_key_sends_little(envoy: Miniature) -> None:
+    for path in ("/v2/health/live", "/nowhere"):
+        assert http_ask(envoy, path, b"x" * 2**20, "POST", key=None).status == 413, path
 
 
 def address(system: Miniature) -> str:
