@@ -54,7 +54,7 @@ def connected(cluster: str) -> Iterator[None]:
     from ray.data import DataContext
 
     refuse_silent(cluster)
-    here = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    here = {"address": LOCAL, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     where: dict[str, Any] = here if cluster == LOCAL else {"address": cluster}
     environment = {"env_vars": {"PYTHONPATH": str(Path.cwd())}}
     try:

@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, State
 from tritonclient.utils import InferenceServerException
 
-from flows import golden, live, ownership, receipt, terminal
+from flows import golden, live, outages, ownership, receipt, terminal
 from flows.gate import Knobs, classes, gate, knobs, package, read_json
 from flows.locking import HEALING_S, alone
 from flows.parameters import Pipeline
@@ -46,8 +46,10 @@ def go_live(pipeline: str) -> tuple[dict[str, Any], str]:
     try:
         left, name = guarded(pipeline)
     except (Refused, ValueError, InferenceServerException) as error:
+        outages.await_mlflow()
         note(pipeline, read_json(package(pipeline) / "package.json").get("sha256"), str(error))
         raise
+    outages.await_mlflow()
     promote(pipeline, left)  # also where nothing was deployed: an emptied MLflow gets its champion back
     return left, name
 

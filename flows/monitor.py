@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import addresses, drift, events, feedback, observed, ownership, receipt, services, terminal, tokens
+from flows import addresses, drift, events, feedback, observed, ownership, receipt, remains, services, terminal, tokens
 from flows.checks import BREACH, OK, UNKNOWN, Check, reasons, table
 from flows.live import ANSWER_TIMEOUT_S, OURS, of_bytes
 from flows.parameters import OneOrAll, named
@@ -42,15 +42,18 @@ def monitor(pipeline: OneOrAll = None) -> State[dict[str, Any]]:
 
 def revived() -> list[str]:
     """Start the supervisor anew where it was killed: it looks after the others, and nobody after it."""
-    dead = services.was_started(SUPERVISOR) and services.process(SUPERVISOR) is None
+    dead = remains.is_noted(SUPERVISOR) and services.process(SUPERVISOR) is None
     started = services.start(each for each in services.known() if each.name == SUPERVISOR) if dead else []
     return [f"{name}: started anew" for name in started]
 
 
 def looked_after(pipeline: str) -> list[str]:
     """Check a live pipeline, leave a table on the run, tell who has to know; return a sentence for each breach."""
-    left = receipt.demand(pipeline)
-    bounds = drift.knobs(pipeline)
+    try:
+        left, bounds = receipt.demand(pipeline), drift.knobs(pipeline)
+    except ValueError as error:  # its block has left params.yaml, say: the others are looked at all the same
+        events.alert(pipeline, [f"{pipeline}: {error}"])
+        return [f"{pipeline}: {error}"]
     drifts, faults = list(changes(pipeline, left, bounds)), probed(pipeline, bounds)
     table("monitor", pipeline, left, [*faults, *drifts])
     said = []
@@ -119,9 +122,10 @@ def consequences(pipeline: str, broken: list[str], cooldown_h: float) -> list[st
 
 
 def last_retraining(pipeline: str, hours: float) -> datetime | None:
-    """Return when the last retraining was due to begin, by Prefect; None where none was within `hours`."""
+    """Return when the last retraining that nobody cancelled was due to begin; None where none was within `hours`."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
 
     now = datetime.now(UTC)
     window = filters.FlowRunFilterExpectedStartTime(after_=now - timedelta(hours=hours), before_=now)
@@ -130,4 +134,7 @@ def last_retraining(pipeline: str, hours: float) -> datetime | None:
             flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=["retrain"])),
             flow_run_filter=filters.FlowRunFilter(expected_start_time=window),
         )
-    return max((run.expected_start_time for run in runs if run.parameters.get("pipeline") == pipeline), default=None)
+    begun = [
+        run for run in runs if run.parameters.get("pipeline") == pipeline and run.state_type != StateType.CANCELLED
+    ]
+    return max((run.expected_start_time for run in begun), default=None)

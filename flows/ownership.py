@@ -46,7 +46,10 @@ def note_live_run(run_id: str) -> None:
 
 
 def close_orphans() -> list[str]:
-    """Close what killed runs left RUNNING in Prefect and MLflow; return a line for each."""
+    """Close what killed runs left RUNNING in Prefect and MLflow; return a line for each.
+
+    While MLflow does not answer, a run that followed a training stays marked: the next one to look closes it.
+    """
     lines = []
     for path in sorted(RUNS.glob("*.json")):
         try:
@@ -56,16 +59,15 @@ def close_orphans() -> list[str]:
         if not is_here(content) or owner_lives(content):
             continue
         closed = crash(path.stem)
-        if "mlflow_run_id" in content:
-            end_in_mlflow(content["mlflow_run_id"])
-        path.unlink(missing_ok=True)
+        if "mlflow_run_id" not in content or ended_in_mlflow(content["mlflow_run_id"]):
+            path.unlink(missing_ok=True)
         if closed:
             lines.append(f"closed the run of {content['pipeline']} that was killed (process {content['pid']})")
     return lines
 
 
-def end_in_mlflow(run_id: str) -> None:
-    """Close the run that followed a killed training; one that MLflow does not know was another MLflow's."""
+def ended_in_mlflow(run_id: str) -> bool:
+    """Close the run that followed a killed training; tell whether it is, as one that was another MLflow's."""
     from mlflow.exceptions import MlflowException
 
     from tasks.mirror import end_live_run
@@ -73,8 +75,8 @@ def end_in_mlflow(run_id: str) -> None:
     try:
         end_live_run(run_id, "KILLED", KILLED)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+        return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+    return True
 
 
 def interrupt() -> list[str]:
@@ -85,9 +87,11 @@ def interrupt() -> list[str]:
             content = json.loads(path.read_text())
             if is_here(content) and owner_lives(content) and content["pid"] != os.getpid():
                 found.append(content)
-    owners = [psutil.Process(content["pid"]) for content in found]
-    for owner in owners:
-        owner.terminate()
+    owners = []
+    for content in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            owners.append(psutil.Process(content["pid"]))
+            owners[-1].terminate()
     _, left = psutil.wait_procs(owners, timeout=STOP_S)
     for owner in left:
         owner.kill()

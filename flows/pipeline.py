@@ -29,13 +29,14 @@ def run(pipeline: Pipeline = "fashion") -> State[dict[str, Any]]:
     """
     started = time.monotonic()
     preview(pipeline)  # a scheduled run comes by no command line
-    with turn.taken(pipeline), ownership.owned(str(flow_run.id), pipeline):
+    with ownership.owned(str(flow_run.id), pipeline), turn.taken(pipeline):
         for line in ownership.close_orphans():
             terminal.say(line)
         Path("data", "incoming", pipeline).mkdir(parents=True, exist_ok=True)  # DVC wants a new pipeline's to be there
         computing, executed = conduct(pipeline)
         from tasks.record import heal
 
+        outages.await_mlflow()
         heal(pipeline)
         selection = json.loads(Path("models", "select", f"{pipeline}.json").read_text())
         outages.await_prefect()

@@ -17,6 +17,7 @@ from typing import IO, Any
 import psutil
 
 from flows.forkserver import ForkServer
+from tasks import guard
 
 END = "\x1eend of a stage "  # then its exit code; no stage begins a line so
 FAILED = 255
@@ -91,6 +92,7 @@ def until_end(stream: IO[str], heard: Callable[[str], Any]) -> int | None:
 
 def main() -> None:
     """Bring stages up to date until there are no more orders; their input is empty, ours is not theirs."""
+    os.environ[guard.DVC] = str(os.getpid())  # above a fork is the process that it was forked from
     sys.argv = ["flows.reproducer"]  # DVC notes it in its table of locks, where a repair looks for who is alive
     with os.fdopen(os.dup(0)) as orders:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -105,12 +107,18 @@ def reproduce(stage: str, force: bool) -> int:
     """Run a stage where DVC calls it stale, or anyway; return 0, or another number where it failed."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc.stage.exceptions import StageCmdFailedError
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
     try:
         with Repo() as repo:
             repo.reproduce(stage, single_item=True, force=force)
-    except DvcException:  # the stage has said why; one that did not start is asked aloud
+    except DvcException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if not isinstance(cause, StageCmdFailedError):  # which has said why
+            print(f"error: DVC: {cause}", file=sys.stderr, flush=True)
         return FAILED
     return 0
 

@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
+from tritonclient.utils import InferenceServerException
 
 from flows import events, gate, ownership, promotion, receipt, repository, sandbox, serving, terminal
 from flows.checks import BREACH, OK, UNKNOWN, Check, reasons, table
@@ -62,14 +63,14 @@ def admitted(pipeline: str, left: dict[str, Any]) -> Check:
 
 def served(pipeline: str, left: dict[str, Any]) -> list[Check]:
     """Serve the live version's files in a sandbox: its answers to the test set now and then, and its latency."""
-    bounds, test = gate.knobs(pipeline), promotion.test_set(pipeline)
     shutil.rmtree(ASIDE, ignore_errors=True)
     try:
+        bounds, test = gate.knobs(pipeline), promotion.test_set(pipeline)
         repository.copy(pipeline, left["version"], ASIDE)
         with sandbox.sandbox(ASIDE, pipeline, name="requalify", nice=NICE) as there:
             found = sandbox.latency(there, test.samples[0])
             answers = there.classify_all(test.samples)[0]
-    except ValueError as error:
+    except (ValueError, InferenceServerException) as error:  # it did not load, or it loaded and does not answer
         return [Check("sandbox", BREACH, str(error))]
     finally:
         shutil.rmtree(ASIDE, ignore_errors=True)

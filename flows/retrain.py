@@ -17,7 +17,7 @@ def retrain(pipeline: Pipeline = "fashion", reason: Reason = "asked for") -> Sta
 
     Where nothing was new, or a gate refused, people are told (`engineworks.alert`): what was live serves on.
     """
-    with turn.taken(pipeline), ownership.owned(str(flow_run.id), pipeline):
+    with ownership.owned(str(flow_run.id), pipeline), turn.taken(pipeline):
         taken = feedback.take_in(pipeline)
         outcome = run(pipeline, return_state=True)
     numbers = outcome.result()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from flows import hidden, live, serving
+from flows import hidden, live, remains, serving
 from flows.addresses import HOST
 from flows.replicas import Replica
 from flows.services import LOGS, end
@@ -37,8 +37,12 @@ def sandbox(
     port = port or free_port()
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{name}.log"
+    remains.clear(name)  # of one whose deploy was killed
     with log.open("wb") as words:
-        child = hidden.start(serving.alone(repository, port), serving.restrictions(), serving.environment(), words)
+        child = hidden.start(
+            serving.alone(repository, port, name), serving.restrictions(), serving.environment(), words
+        )
+    remains.note(name, child.pid)
     try:
         # now, before it has threads and children: they inherit it
         os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
@@ -49,6 +53,7 @@ def sandbox(
         with contextlib.suppress(psutil.NoSuchProcess):
             end([psutil.Process(child.pid)])
         child.wait()
+        remains.clear(name)
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -13,15 +12,14 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from flows import addresses, consoles, door, hidden, remains, serving
+from flows.remains import PIDS
 from flows.replicas import Replica, replicas
 from tasks import settings
 
-PIDS = settings.STATE / "pids"
 LOGS = settings.STATE / "logs"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
@@ -108,33 +106,20 @@ def refuse_taken(name: str) -> None:
 def spawn(service: Service) -> None:
     """Start a process of its own session, its streams in a file, so that it outlives us and any pipe."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    PIDS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{service.name}.log").open("ab") as log:
         child = hidden.start(service.command(), service.secrets(), service.environment(), log)
-    begun = {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
-    (PIDS / f"{service.name}.json").write_text(json.dumps(begun))
-
-
-def was_started(name: str) -> bool:
-    """Tell whether we started a service and nobody stopped it since; it may have been killed."""
-    return (PIDS / f"{name}.json").exists()
+    remains.note(service.name, child.pid)
 
 
 def process(name: str) -> psutil.Process | None:
     """Return a service's living process."""
-    return remains.living(**mark(name)) if was_started(name) else None
-
-
-def mark(name: str) -> dict[str, Any]:
-    """Return the process id of a service that was started, and when it began."""
-    found: dict[str, Any] = json.loads((PIDS / f"{name}.json").read_text())
-    return found
+    return remains.living(**remains.mark(name)) if remains.is_noted(name) else None
 
 
 def end_remains(service: Service) -> None:
     """End what is alive of a server, which would hold its ports; runs that a killed worker started go on."""
-    if service.ports and was_started(service.name):
-        remains.end(remains.session(**mark(service.name)))
+    if service.ports:
+        remains.end_left(service.name)
 
 
 def install() -> None:
@@ -177,8 +162,7 @@ def stop() -> list[str]:
         end(list(alive.values()), spared)
         stopped += alive
     for name in names:
-        remains.end(remains.session(**mark(name)))  # of one that was killed
-        (PIDS / f"{name}.json").unlink()
+        remains.clear(name)  # also of one that was killed
     return sorted(stopped)
 
 

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from flows import addresses, tokens
+from flows import addresses, remains, tokens
 from flows.replicas import HEADER, Replica, knobs
 from tasks import backends
 from tasks.settings import STATE
@@ -134,6 +134,7 @@ def command(replica: Replica) -> list[str]:
         str((SERVING / "triton" / "pytriton" / "tritonserver" / "bin" / "tritonserver").resolve()),
         f"--model-repository={MODELS}",
         f"--backend-directory={SERVING / 'backends'}",
+        f"--backend-config=python,shm-region-prefix-name={remains.shared(replica.name)}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in deployed()),
         "--exit-on-error=false",  # a model that no longer loads must not take the others down
@@ -152,7 +153,7 @@ def restrictions() -> list[str]:
     return [f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"]
 
 
-def alone(repository: Path, port: int) -> list[str]:
+def alone(repository: Path, port: int, name: str) -> list[str]:
     """Return what starts a server of one repository, all of its models loaded, that answers gRPC on one port alone.
 
     It ends by itself where a model does not load.
@@ -161,6 +162,7 @@ def alone(repository: Path, port: int) -> list[str]:
         str((SERVING / "triton" / "pytriton" / "tritonserver" / "bin" / "tritonserver").resolve()),
         f"--model-repository={repository}",
         f"--backend-directory={SERVING / 'backends'}",
+        f"--backend-config=python,shm-region-prefix-name={remains.shared(name)}",
         "--allow-http=false",
         "--allow-metrics=false",
         f"--grpc-address={addresses.HOST}",

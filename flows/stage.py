@@ -1,8 +1,6 @@
 """One DVC stage as a Prefect task: its lines in the run's log, its noise in a file, one line on the terminal."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -57,22 +55,15 @@ def run(name: str, force: bool, dvc: Reproducer) -> tuple[float | None, str]:
     if code < 0:
         raise StageFailed(f"{name} failed: DVC was ended by {signal.Signals(-code).name}")
     if code:
-        raise StageFailed(f"{name} failed: {words(log_path) or explained(name)}\n  (all of it: {log_path})")
+        raise StageFailed(f"{name} failed: {words(log_path)}\n  (all of it: {log_path})")
     return seconds, last
 
 
-def explained(name: str) -> str:
-    """Ask DVC once more, aloud, what keeps a stage from starting: quiet as it was, it gave no reason."""
-    words = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
-    said = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True).stderr
-    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-    return "DVC: " + ("; ".join(errors) or "it gave no reason")
-
-
 def words(log_path: Path) -> str:
-    """Return what a failed stage said: from its `error:` line on, else its last; nothing where it did not start."""
+    """Return what a failed stage said: from its `error:` line on, else its last one."""
     lines = [line.rstrip() for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
     start = next((i for i, line in enumerate(lines) if line.startswith("error: ")), None)
     if start is not None:
         return "\n".join(lines[start:]).removeprefix("error: ")
-    return f"it ended without a reason, as if killed; its last line: {lines[-1]}" if lines else ""
+    last = f"; its last line: {lines[-1]}" if lines else ""
+    return f"it ended without a reason, as if killed{last}"

@@ -11,7 +11,7 @@ from functools import partial
 
 from tritonclient.utils import InferenceServerException
 
-from flows import addresses, journal, live, metrics, receipt, repository, services
+from flows import addresses, journal, live, metrics, receipt, remains, repository, services
 from flows.locking import Busy, alone
 from flows.patient import DEADLINE_S, Patient, listening
 from flows.recovery import recover
@@ -159,7 +159,7 @@ def tend(patient: Patient, seen: metrics.Seen) -> None:
     """Start Prefect, MLflow's UI or the worker anew where its process is gone; one of the caller's own is not ours."""
     if services.process(patient.name) is not None:
         patient.is_well()
-    elif services.was_started(patient.name) and patient.is_due():
+    elif remains.is_noted(patient.name) and patient.is_due():
         patient.is_treated()
         for name in services.start([service(patient.name)]):
             started(name, "started the server anew", seen)

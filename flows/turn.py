@@ -1,5 +1,6 @@
 """One run at a time in a checkout: who has the turn, and waiting for it."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,6 @@ import psutil
 
 from flows import terminal
 from flows.repair import repair
-from tasks.guard import lives
 from tasks.settings import STATE
 
 LOCK = STATE / "turn.lock"
@@ -85,15 +85,15 @@ def holder() -> dict[str, Any] | None:
 
 
 def interrupt() -> str | None:
-    """Ask the run that has the turn to stop, as Ctrl-C would, and wait for its end; return its pipeline."""
-    found = holder()
-    if found is None:
-        return None
-    run = psutil.Process(found["pid"])
-    run.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while lives(run) and holder() is not None and time.monotonic() < deadline:
+    """Ask the run that has the turn to stop, as Ctrl-C would, and whoever waited for it; return their pipelines."""
+    asked: dict[int, tuple[str, float]] = {}  # whose run, and when it was asked
+    while (found := holder()) is not None:
+        pid = found["pid"]
+        if pid not in asked:
+            asked[pid] = found["pipeline"], time.monotonic()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).send_signal(signal.SIGTERM)
+        if time.monotonic() > asked[pid][1] + STOP_TIMEOUT_S:
+            raise ValueError(f"{who()} and does not stop; end process {pid} by hand")
         time.sleep(0.2)
-    if holder() is not None:
-        raise ValueError(f"{who()} and does not stop; end process {found['pid']} by hand")
-    return str(found["pipeline"])
+    return ", ".join(sorted({pipeline for pipeline, _ in asked.values()})) or None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import psutil
 
-CONDUCTOR = "ENGINEWORKS_CONDUCTOR"  # process id of the flow that runs us
+DVC, CONDUCTOR = "ENGINEWORKS_DVC", "ENGINEWORKS_CONDUCTOR"  # process ids: of the DVC that a flow keeps, of the flow
 PERIOD_S, GRACE_S = 0.5, 10.0
 SHELLS = {"sh", "dash", "bash"}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -33,13 +33,13 @@ def owners() -> list[psutil.Process]:
     """Return the processes that a stage belongs to, DVC and the flow; none where it was started by hand."""
     if "DVC_STAGE" not in os.environ:
         return []
-    above = [each for each in psutil.Process().parents() if each.name() not in SHELLS]
-    found = above[:1]
-    if os.environ.get(CONDUCTOR, "").isdigit():
-        try:
-            found.append(psutil.Process(int(os.environ[CONDUCTOR])))
-        except psutil.NoSuchProcess:
-            raise ValueError("the run that started this stage is gone; run again") from None
+    known = [int(os.environ[name]) for name in (DVC, CONDUCTOR) if os.environ.get(name, "").isdigit()]
+    try:
+        found = [psutil.Process(number) for number in known]
+    except psutil.NoSuchProcess:
+        raise ValueError("the run that started this stage is gone; run again") from None
+    if DVC not in os.environ:  # no fork, then: DVC is above us
+        found += [each for each in psutil.Process().parents() if each.name() not in SHELLS][:1]
     return found
 
 

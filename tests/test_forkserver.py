@@ -6,8 +6,10 @@ import inspect
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.forkserver import PACKAGES
@@ -16,7 +18,7 @@ from tests.miniature import ROOT
 
 PREPARE = "python -m tasks.command prepare fashion --raw raw --incoming incoming --out"
 DRIVER = """
-import contextlib, os, sys, threading, time
+import contextlib, os, signal, sys, threading, time
 import psutil
 from dvc.stage import run
 from dvc.stage.exceptions import StageCmdFailedError
@@ -30,6 +32,11 @@ def kill():
                     return each.kill()
         time.sleep(0.01)
 
+def die():
+    while not any("tasks.command" in " ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def plainly(*_, **__):
     print("PLAINLY")
 
@@ -39,12 +46,26 @@ if __name__ == "__main__":
     server.install()
     server.loading.join()
     server.plainly = plainly
-    if "kill" in sys.argv[3:]:
-        threading.Thread(target=kill, daemon=True).start()
+    for name in sys.argv[3:]:
+        threading.Thread(target=globals()[name], daemon=True).start()
     try:
-        run._run("/bin/sh", sys.argv[2], env=os.environ | {"DVC_STAGE": "prepare@toy"}, cwd=os.getcwd())
+        ours = {"DVC_STAGE": "prepare@toy", "ENGINEWORKS_DVC": str(os.getpid())}
+        run._run("/bin/sh", sys.argv[2], env=os.environ | ours, cwd=os.getcwd())
     except StageCmdFailedError as error:
         print("FAILED", error)
+"""
+
+
+SLEEPER = """
+import os, pathlib, time
+from tasks import command, guard
+
+def main(words):
+    pathlib.Path("asleep").write_text(str(os.getpid()))
+    with guard.guarded():
+        time.sleep(60)
+
+command.main = main
 """
 
 
@@ -90,6 +111,18 @@ def test_a_fork_that_fails_or_is_killed_fails_the_stage(place: Path) -> None:
     assert "error: no stage 'nothing'" in said and "exited with 1" in said
     assert "exited with -9" in drive(place, f"{PREPARE} killed", "kill")
     assert not (place / "killed").exists()
+
+
+def test_a_fork_ends_when_dvc_is_killed(place: Path) -> None:
+    """Above it is the process that it was forked from, which lives as long as it does."""
+    (place / "sleeper.py").write_text(SLEEPER)
+    with pytest.raises(AssertionError):
+        drive(place, "python -m tasks.command sleep fashion", "die", packages="sleeper", path=str(place))
+    stage = psutil.Process(int((place / "asleep").read_text()))
+    deadline = time.monotonic() + 10
+    while stage.is_running() and stage.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.1)
 
 
 def test_what_is_no_stage_is_run_as_ever(place: Path) -> None:

@@ -72,11 +72,11 @@ def test_a_killed_server_starts_anew_though_its_child_holds_the_port(server: Ser
 def test_nothing_of_a_killed_server_outlives_a_stop(server: Service) -> None:
     heir = kill_first()
     assert services.stop() == []
-    assert ended(heir) and not services.was_started("toy")
+    assert ended(heir) and not remains.is_noted("toy")
 
 
 def test_a_number_that_another_process_has_by_now_is_nobody_of_ours(server: Service) -> None:
-    mark = services.mark("toy")
+    mark = remains.mark("toy")
     assert len(remains.session(**mark)) == 2
     other = mark | {"created": mark["created"] - 100}
     assert remains.session(**other) == [] and remains.living(**other) is None

@@ -73,6 +73,19 @@ def test_down_stops_the_run_that_has_the_turn(tmp_path: Path, monkeypatch: pytes
     assert first.wait(5) != 0
 
 
+def test_down_stops_a_run_though_another_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = python(HOLD, tmp_path)
+    second = python(f"print('begun', flush=True)\n{HOLD.replace('first', 'second')}", tmp_path)
+    time.sleep(0.5)  # it waits
+    try:
+        assert "first" in str(turn.interrupt())
+        assert first.wait(5) != 0
+    finally:
+        second.kill()
+        second.wait()
+
+
 @pytest.mark.parametrize("owner", ["dvc", "conductor"])
 def test_a_stage_does_not_outlive_its_owners(tmp_path: Path, owner: str) -> None:
     """The one that started it through a shell, as DVC does, and the flow, known by its number."""

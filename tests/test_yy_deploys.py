@@ -29,12 +29,13 @@ QUICK = "one of two public models written"
 SCRIPT = """
 import os, signal
 from flows import addresses; addresses.adopt()
-from flows import deploy, journal, live, receipt, repository, transaction
-whole = %s
+from flows import deploy, journal, live, receipt, repository, sandbox, transaction
+whole, public = {step}, [repository.MODELS / name for name in repository.public("fashion")]
 def killed(*given, **named):
     whole(*given, **named)
-    os.kill(os.getpid(), signal.SIGKILL)
-%s = killed
+    if "{step}" != "repository.write" or given[0].parent in public:
+        os.kill(os.getpid(), signal.SIGKILL)
+{step} = killed
 deploy.go_live("fashion")
 """
 
@@ -132,10 +133,26 @@ def recovered(system: Miniature, words: str) -> None:
 )
 def test_a_deploy_killed_before_its_receipt_is_undone(other: Miniature, traffic: Traffic, step: str) -> None:
     before = read(other, "live")
-    killed = python(other, SCRIPT % (STEPS[step], STEPS[step]))
+    killed = python(other, SCRIPT.format(step=STEPS[step]))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     recovered(other, "undid a deploy of fashion")
     assert read(other, "live") == before
+
+
+def test_the_sandbox_of_a_killed_deploy_ends_before_the_next_one_begins(other: Miniature, traffic: Traffic) -> None:
+    first, second = killed_in_the_sandbox(other), killed_in_the_sandbox(other)
+    assert not first.is_running() and second.is_running()
+    assert python(other, "from flows import remains; remains.clear('sandbox')").returncode == 0
+    assert not second.is_running() and not list(Path("/dev/shm").glob("engineworks-*-sandbox.*"))
+
+
+def killed_in_the_sandbox(system: Miniature) -> psutil.Process:
+    """Kill a deploy while it tries its package; return the server that it leaves."""
+    killed = python(system, SCRIPT.format(step="sandbox.latency"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    found = psutil.Process(json.loads((system.folder / ".state/pids/sandbox.json").read_text())["pid"])
+    assert found.name() == "tritonserver" and found.cwd() == str(system.folder)
+    return found
 
 
 def test_a_candidate_that_the_live_champion_beats_is_refused(other: Miniature, traffic: Traffic) -> None:
@@ -171,7 +188,7 @@ def test_a_deploy_killed_after_its_receipt_is_finished_and_rolled_back_for_good(
     params.write_text(shipped.replace("grace_s: 3", "grace_s: 300"))
     assert params.read_text() != shipped
     try:
-        killed = python(other, SCRIPT % ("receipt.write", "receipt.write"))
+        killed = python(other, SCRIPT.format(step="receipt.write"))
     finally:
         params.write_text(shipped)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
