@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE # each process would compile the packages anew:
 run: .venv/ready ## data -> trained -> optimised -> deployed
 	@$(BIN)/python -m flows.cli run $(PIPELINE)
 
-test: .venv/ready ## the whole test suite
+test: .venv/ready ## the test suite
 	@$(BIN)/python -m flows.cli setup
 	@$(BIN)/python -m pytest
 
