@@ -136,6 +136,7 @@ def conduct(pipeline: str) -> dict[str, Any]:
         result: dict[str, Any] = run(pipeline)
     except StageFailed as error:
         raise ValueError(str(error)) from error
+    services.start(every)  # what was killed meanwhile
     services.wait(every)
     return result
 
