@@ -10,12 +10,11 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
-from flows import addresses, drift, events, feedback, observed, ownership, receipt, remains, services, terminal, tokens
+from flows import addresses, drift, events, feedback, observed, ownership, receipt, services, terminal, tokens
 from flows.checks import BREACH, OK, UNKNOWN, Check, reasons, table
 from flows.live import ANSWER_TIMEOUT_S, OURS, of_bytes
 from flows.parameters import OneOrAll, named
 
-SUPERVISOR = "supervisor"
 PROBES = 100  # requests of one sample, for the p99
 CLIENT = f"{tokens.REALTIME}/{tokens.FIRST}"
 
@@ -29,7 +28,7 @@ def monitor(pipeline: OneOrAll = None) -> State[dict[str, Any]]:
     """
     names = [pipeline] if pipeline else receipt.pipelines()
     with ownership.owned(str(flow_run.id), pipeline or "all"):
-        for line in [*revived(), *ownership.close_orphans()]:
+        for line in [*services.revive(), *ownership.close_orphans()]:
             terminal.say(line)
         said = {name: looked_after(name) for name in names}
     broken = {name: words for name, words in said.items() if words}
@@ -38,13 +37,6 @@ def monitor(pipeline: OneOrAll = None) -> State[dict[str, Any]]:
             name="Breached", message="; ".join(each for words in broken.values() for each in words), data=said
         )
     return Completed(name="Healthy", message=f"{', '.join(names) or 'nothing'} live, nothing to say", data=said)
-
-
-def revived() -> list[str]:
-    """Start the supervisor anew where it was killed: it looks after the others, and nobody after it."""
-    dead = remains.is_noted(SUPERVISOR) and services.process(SUPERVISOR) is None
-    started = services.start(each for each in services.known() if each.name == SUPERVISOR) if dead else []
-    return [f"{name}: started anew" for name in started]
 
 
 def looked_after(pipeline: str) -> list[str]:

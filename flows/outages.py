@@ -44,9 +44,11 @@ def await_tritons() -> None:
 
 
 def wait(name: str, answers: Callable[[], bool]) -> None:
-    """Ask until there is an answer, and say every few seconds what is waited for."""
+    """Ask until there is an answer, see to it that somebody looks after our servers, and say what is waited for."""
     begun, shown = time.monotonic(), 0.0
     while not answers():
+        for line in services.revive():
+            terminal.say(line)
         waited = time.monotonic() - begun
         if waited >= LONGEST_S:
             raise ValueError(f"{name} has not answered for {waited:.0f} s; finished stages are kept, run again later")

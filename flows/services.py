@@ -23,7 +23,8 @@ from tasks import settings
 LOGS = settings.STATE / "logs"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
-FIRST = ("worker", "supervisor")  # to be stopped
+SUPERVISOR = "supervisor"
+FIRST = ("worker", SUPERVISOR)  # to be stopped
 REVIVED = ("prefect", "mlflow", "worker")  # that the supervisor starts anew where their process is gone
 
 
@@ -49,7 +50,7 @@ def known() -> list[Service]:
         Service("mlflow", consoles.mlflow, f"{mlflow}/health", ("MLFLOW",), consoles.mlflow_environment),
         *(server(replica) for replica in replicas()),
         Service("door", door.command, f"{public}/v2/health/live", ("HTTP", "GRPC")),
-        Service("supervisor", lambda: [sys.executable, "-m", "flows.supervisor"], f"{metrics}/metrics", ("METRICS",)),
+        Service(SUPERVISOR, lambda: [sys.executable, "-m", "flows.supervisor"], f"{metrics}/metrics", ("METRICS",)),
         Service("worker", lambda: [sys.executable, "-m", "flows.worker"], ""),
     ]
     theirs = {"PREFECT_API_URL": "prefect", "MLFLOW_TRACKING_URI": "mlflow"}
@@ -79,6 +80,13 @@ def start(services: Iterable[Service]) -> list[str]:
         for service in due:
             spawn(service)
     return [service.name for service in due]
+
+
+def revive() -> list[str]:
+    """Start the supervisor anew where it was killed: it looks after the others, and nobody after it; say so."""
+    dead = remains.is_noted(SUPERVISOR) and process(SUPERVISOR) is None
+    started = start(each for each in known() if each.name == SUPERVISOR) if dead else []
+    return [f"{name}: started anew" for name in started]
 
 
 @contextlib.contextmanager

@@ -106,6 +106,7 @@ def test_a_server_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else
         assert each is not None
         for one in [each, *each.children(recursive=True)]:
             one.kill()
+    (system.folder / ".state/pids/supervisor.json").unlink()  # else the run has it started anew
     time.sleep(DOWN_S)
     assert run.process.poll() is None, run.log.read_text()
     assert system.shell("make up").returncode == 0
@@ -116,6 +117,19 @@ def test_a_server_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else
     while left := unfinished(system):
         assert time.monotonic() < deadline, left
         time.sleep(1)
+
+
+@pytest.mark.slow
+def test_a_run_finds_its_servers_dead_and_has_them_started(system: Miniature) -> None:
+    run = Under(system, seed=26)
+    run.reaches("augment")
+    for name in ("supervisor", "worker", "mlflow", "triton-0", "triton-1", "door"):
+        each = process(system, name)
+        assert each is not None
+        for one in [each, *each.children(recursive=True)]:
+            one.kill()
+    run.ends(300)
+    assert console.runs(system, "run")[0]["state"]["name"] == "Deployed"
 
 
 @pytest.mark.slow
