@@ -35,7 +35,7 @@ def test_a_wait_says_what_it_waits_for_and_has_an_end(
 
 
 class Under:
-    """A `run` under way, of data that are new."""
+    """A `run` under way, of data that are new; MLflow is asked over HTTP, as on a server, not in its database."""
 
     def __init__(self, system: Miniature, seed: int) -> None:
         incoming = system.folder / "data/incoming/fashion"
@@ -44,7 +44,7 @@ class Under:
         self.process = subprocess.Popen(
             [system.folder / ".venv/bin/python", "-m", "flows.cli", "run"],
             cwd=system.folder,
-            env=system.environment,
+            env=system.environment | {"MLFLOW_TRACKING_URI": system.url("MLFLOW")},
             stdin=subprocess.DEVNULL,
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
@@ -123,7 +123,7 @@ def test_a_server_down_for_minutes_in_mid_run_costs_the_minutes_and_nothing_else
 def test_a_run_finds_its_servers_dead_and_has_them_started(system: Miniature) -> None:
     run = Under(system, seed=26)
     run.reaches("augment")
-    for name in ("supervisor", "worker", "mlflow", "triton-0", "triton-1", "door"):
+    for name in ("supervisor", "worker", "triton-0", "triton-1", "door"):
         each = process(system, name)
         assert each is not None
         for one in [each, *each.children(recursive=True)]:
