@@ -22,7 +22,7 @@ def ask(url: str, body: Any = None) -> Any:
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     for tries_left in (2, 1, 0):
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # as long as Prefect's own client waits
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             if error.code != 503 or not tries_left:
