@@ -14,39 +14,25 @@ Ways take turns, round by round. Each part writes its own member of benchmarks/r
 import argparse
 import importlib.metadata
 import json
-import math
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tasks import gpu, measure, networks  # noqa: E402
+from benchmarks.gpu_engines import engines  # noqa: E402
+from benchmarks.gpu_steps import steps  # noqa: E402
+from tasks import gpu, measure  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results/gpu.json"
 PACKAGES = ("torch", "pytorch-lightning", "nvidia-dali-cuda120", "onnxruntime", "tensorrt-rtx-cu13-libs")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-STEPS = {  # network: its knobs, the shape of an image, the batch, steps before the clock starts, steps timed
-    "small, batch 128": ({"name": "small", "width": 64}, (1, 28, 28), 128, 10, 60),
-    "small, batch 2048": ({"name": "small", "width": 64}, (1, 28, 28), 2048, 5, 30),
-    "efficientnet_lite0, batch 32": ({"name": "efficientnet_lite0"}, (3, 224, 224), 32, 5, 20),
-    "efficientnet_lite0, batch 256": ({"name": "efficientnet_lite0"}, (3, 224, 224), 256, 3, 10),
-}
-KNOBS = {"learning_rate": 0.01, "weight_decay": 0.0001, "label_smoothing": 0.1, "schedule_epochs": 1} | {
-    "pretrained": None
-}
-QUIET: dict[str, Any] = dict.fromkeys(
-    ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-)
 CLOTHING = {
     "crop": {"area": [0.5, 1.0], "ratio": [0.75, 1.33]},
     "flip": {"probability": 0.5},
@@ -86,173 +72,6 @@ def keep(part: str, found: dict[str, Any]) -> None:
     }
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps({part: found}, indent=1), flush=True)
-
-
-def steps(given: Any) -> dict[str, Any]:
-    """Time the training step as `train` makes it: Lightning, the learner, the watch over its health."""
-    torch.manual_seed(0)
-    rows = {}
-    for name, (knobs, shape, batch, before, timed) in STEPS.items():
-        if given.only not in name:
-            continue
-        batches = [
-            (torch.randn(batch, *shape, device="cuda"), torch.randint(0, 10, (batch,), device="cuda")) for _ in range(8)
-        ]
-        rates: dict[str, list[float]] = defaultdict(list)
-        losses: dict[str, float] = {}
-        for _ in range(given.rounds):
-            for precision in PRECISIONS:
-                seconds, losses[precision] = step(knobs, shape, batches, precision, before, timed)
-                rates[precision].append(batch * timed / seconds)
-                print(name, precision, rates[precision][-1], losses[precision], flush=True)
-        rows[name] = {
-            precision: {
-                "n": len(found),
-                "images_per_s": round(median(found)),
-                "low": round(min(found)),
-                "high": round(max(found)),
-                "ratio": round(median(a / b for a, b in zip(found, rates["32-true"], strict=True)), 3),
-                "last_loss": round(losses[precision], 4),
-            }
-            for precision, found in rates.items()
-        }
-        print(name, rows[name], flush=True)
-    method = "batches on the GPU; 32-true: convolutions in TF32, as torch does by default; ratio to 32-true, same round"
-    return {"method": method, "rows": rows}
-
-
-def step(
-    knobs: dict[str, Any], shape: tuple[int, ...], batches: list[Any], precision: str, before: int, timed: int
-) -> tuple[float, float]:
-    """Return the seconds of so many steps, and the last loss."""
-    import pytorch_lightning as pl
-
-    from tasks.health import Health
-    from tasks.learner import Learner
-    from tasks.problems.classification import loss
-
-    class Clock(pl.Callback):
-        seconds = 0.0
-
-        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-            if trainer.global_step in (before, before + timed):
-                torch.cuda.synchronize()
-                self.seconds = time.perf_counter() - self.seconds
-
-    torch.manual_seed(1)
-    built = networks.build({"shape": shape, "classes": list("0123456789")}, knobs)
-    learner = Learner(built.to(memory_format=torch.channels_last), loss, KNOBS, steps_per_epoch=before + timed)
-    clock = Clock()
-    endless = [batches[i % len(batches)] for i in range(before + timed)]
-    callbacks = [Health(batches[0][0][:16].cpu()), clock]
-    trainer = pl.Trainer(
-        precision=precision, max_steps=before + timed, callbacks=callbacks, accelerator="gpu", devices=1, **QUIET
-    )
-    trainer.fit(learner, torch.utils.data.DataLoader(endless, batch_size=None))
-    assert math.isfinite(float(learner.loss)) and clock.seconds > 0
-    return clock.seconds, float(learner.loss)
-
-
-def engines(given: Any) -> dict[str, Any]:
-    """Time two networks at batch 1 and 32."""
-    from benchmarks.resnet import resnet18
-
-    torch.manual_seed(0)
-    torch._dynamo.config.recompile_limit = 64
-    small = networks.build({"shape": [1, 28, 28], "classes": list("0123456789")}, {"name": "small", "width": 64}).eval()
-    found, reasons = {}, {}
-    for name, network, shape in (("small 28x28", small, (1, 28, 28)), ("ResNet-18 224x224", resnet18(), (3, 224, 224))):
-        with tempfile.TemporaryDirectory() as folder:
-            images = np.random.default_rng(0).normal(size=(64, *shape)).astype(np.float32)
-            ways, reasons[name] = every_way(network, images, Path(folder))
-            found[name] = rows(ways, images, given.rounds)
-        print(name, json.dumps(found[name], indent=1), flush=True)
-    return {"method": "numpy to numpy, copies included; TF32 as each library does by default", "rows": found} | {
-        "not_measured": reasons
-    }
-
-
-def every_way(network: Any, images: Any, folder: Path) -> tuple[dict[str, Callable[[Any], Any]], dict[str, str]]:
-    """Return the ways to run a network, and why the others can't run."""
-    from benchmarks.ways import gpu_ways, on_onnx_runtime
-    from tasks import export
-    from tasks.backends import tensorrt_rtx
-
-    model = export.convert(network, images[:2])
-    (folder / "fp32.onnx").write_bytes(model.SerializeToString())
-    ways = {f"ONNX Runtime FP32, CPU, {n} thread(s)": on_onnx_runtime(folder / "fp32.onnx", n) for n in (1, 8)}
-    ways |= {"torch eager FP32, GPU": eager(network)}
-    ways |= {name: way for name, way in gpu_ways(network).items() if "compile" not in name}
-    reasons = {}
-    for precision in ("fp32", "fp16", "int8"):
-        title, engine = f"TensorRT for RTX {precision.upper()}, GPU", folder / f"{precision}.rtx"
-        try:
-            source = converted(folder / "fp32.onnx", precision, images)
-            tensorrt_rtx.build(source, engine, 32, tensorrt_rtx.Options(compute_capabilities=[]))
-            ways[title] = tensorrt_rtx.load(engine, threads=1)
-        except ValueError as error:
-            reasons[title] = str(error)
-            break  # another precision would not be loaded either
-    return ways, reasons
-
-
-def converted(source: Path, precision: str, images: Any) -> Path:
-    """Write the network's form in a precision."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    from tasks.quantize import to_int8
-
-    out = source.with_name(f"{precision}.onnx")
-    if precision == "fp16":
-        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), out)
-    if precision == "int8":
-        to_int8(source, out, [images[:32]], "tensorrt")
-    return out
-
-
-def eager(network: Any) -> Callable[[Any], Any]:
-    """Return eager torch in float32 on the GPU."""
-    import copy
-
-    on_gpu = copy.deepcopy(network).cuda()
-
-    @torch.inference_mode()
-    def predict(x: Any) -> Any:
-        return on_gpu(torch.from_numpy(x).cuda()).cpu().numpy()
-
-    return predict
-
-
-def rows(ways: dict[str, Callable[[Any], Any]], images: Any, rounds: int, calls: int = 20) -> list[dict[str, Any]]:
-    """Time every way in every round; the first of ONNX Runtime is what logits are compared with."""
-    times: dict[tuple[int, str], list[list[float]]] = defaultdict(list)
-    reference = {batch: next(iter(ways.values()))(images[:batch]) for batch in (1, 32)}
-    apart = {}
-    for (name, predict), batch in ((way, batch) for way in ways.items() for batch in (1, 32)):
-        for _ in range(2 if "CPU" in name else 5):
-            logits = predict(images[:batch])
-        apart[batch, name] = float(np.abs(logits - reference[batch]).max() / np.abs(reference[batch]).max())
-    for _ in range(rounds):
-        for name, predict in ways.items():
-            for batch in (1, 32):
-                few = calls if "CPU" not in name else 1
-                times[batch, name].append([measure.seconds(predict, images[:batch]) for _ in range(few)])
-    first = next(name for name in ways if "eager FP32" in name)
-    return [
-        {
-            "batch": batch,
-            "way": name,
-            "p50_ms": round(float(np.median(np.concatenate(found))) * 1e3, 4),
-            "images_per_s": round(batch / float(np.median(np.concatenate(found)))),
-            "ratio_to_eager_fp32": round(
-                median(float(np.median(b) / np.median(a)) for a, b in zip(found, times[batch, first], strict=True)),
-                2,
-            ),
-            "max_difference": float(f"{apart[batch, name]:.2g}"),
-        }
-        for (batch, name), found in sorted(times.items(), key=lambda item: item[0][0])
-    ]
 
 
 def loaders(given: Any) -> dict[str, Any]:
