@@ -27,14 +27,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.epochs import apart, epoch  # noqa: E402
-from tasks import precision  # noqa: E402
+from benchmarks.epochs import PRECISION, apart, epoch  # noqa: E402
 from tasks.interval import wilson  # noqa: E402
 from tasks.measure import machine  # noqa: E402
 
 APPS, RESULTS = ROOT / "benchmarks/apps", ROOT / "benchmarks/results/training.json"
 VALIDATION, TARGET = 6_000, 0.90
-PRECISION: Any = precision.asked("auto", "cpu")
 TIMES = (1, 3, 10)  # sizes of the growth
 WAYS = {"one process, one core": (1, 1), "one process, two cores": (1, 2), "two processes, a core each": (2, 2)}
 

@@ -17,7 +17,7 @@ from flows.serving import MODELS
 from tasks.package import VERSION
 
 CONNECT_S = 5.0
-LOCAL = "local"  # a cluster of this machine alone, for the while
+LOCAL = "local"  # Ray's word for a cluster of this machine alone, for the while
 REMEDY = f"start it (ray start --head), or use --ray {LOCAL}"
 LEFT_OUT = ("__pycache__", "model.py")  # of a live part: what Triton alone wants
 
@@ -54,8 +54,9 @@ def connected(cluster: str) -> Iterator[None]:
     from ray.data import DataContext
 
     refuse_silent(cluster)
-    here = {"address": LOCAL, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    where: dict[str, Any] = here if cluster == LOCAL else {"address": cluster}
+    where: dict[str, Any] = {"address": cluster}
+    if cluster == LOCAL:
+        where |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     environment = {"env_vars": {"PYTHONPATH": str(Path.cwd())}}
     try:
         ray.init(**where, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)

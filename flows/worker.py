@@ -14,8 +14,11 @@ from typing import Any
 from flows import addresses, ownership, services, slots, turn
 
 DEPLOYMENTS = Path("infra", "prefect.yaml")
-DEFAULTS = {"ENGINEWORKS_POOL": "engineworks", "ENGINEWORKS_CRON": "0 3 * * *"}  # every night at three, UTC
-DEFAULTS |= {turn.WAIT: "86400"}  # a scheduled run waits for its turn as long as it takes
+DEFAULTS = {
+    "ENGINEWORKS_POOL": "engineworks",
+    "ENGINEWORKS_CRON": "0 3 * * *",  # every night at three, UTC
+    turn.WAIT: "86400",  # s: a scheduled run waits for its turn as long as it takes
+}
 MISSED_S = 60.0  # a run that is late by more was missed: nobody was there to start it
 NICE = 10  # of the applying: the run that started us goes first
 POLL_S = "5"  # between two looks for due runs

@@ -90,11 +90,7 @@ def envoy(ran: Miniature, keys: Path, tmp_path_factory: pytest.TempPathFactory) 
         program(),
         "-c",
         local(ran, folder, keys, ports),
-        "--disable-hot-restart",
-        "--concurrency",
-        "2",
-        "-l",
-        "error",
+        *"--disable-hot-restart --concurrency 2 -l error".split(),
     ]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         names = dict(zip(("ENGINEWORKS_HTTP_PORT", "ENGINEWORKS_GRPC_PORT"), map(str, ports), strict=True))
