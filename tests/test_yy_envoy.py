@@ -86,12 +86,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def envoy(ran: Miniature, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniature]:
     """Start Envoy before the copy's servers; give the copy as if that were its door."""
     folder, ports = tmp_path_factory.mktemp("envoy"), miniature.free_ports(2)
-    command = [
-        program(),
-        "-c",
-        local(ran, folder, keys, ports),
-        *"--disable-hot-restart --concurrency 2 -l error".split(),
-    ]
+    options = ["--disable-hot-restart", "--concurrency", "2", "-l", "error"]
+    command = [program(), "-c", local(ran, folder, keys, ports), *options]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         names = dict(zip(("ENGINEWORKS_HTTP_PORT", "ENGINEWORKS_GRPC_PORT"), map(str, ports), strict=True))
         system = dataclasses.replace(ran, environment=ran.environment | names)
