@@ -67,7 +67,10 @@ def close_orphans() -> list[str]:
 
 
 def ended_in_mlflow(run_id: str) -> bool:
-    """Close the run that followed a killed training; tell whether it is, as one that was another MLflow's."""
+    """Close the run that followed a killed training; tell whether nothing is left to do, also for one unknown there.
+
+    False while MLflow does not answer.
+    """
     from mlflow.exceptions import MlflowException
 
     from tasks.mirror import end_live_run
